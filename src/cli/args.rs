@@ -1,0 +1,241 @@
+//! Arguments as they are typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::plan::Durability;
+
+/// Every run gets a beginning and an end: a true final record for agents and long commands.
+#[derive(Debug, Parser)]
+#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  bookend run -- make test            run a command, keep its log and a record of how it ended
+  bookend run --timeout 1h -d -- ./train.sh
+  bookend ps                          what runs now
+  bookend show latest                 how the last run ended, and why
+  bookend kill --reason 'too slow' 4k7")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command and record how it ends
+    Run(Box<RunArgs>),
+    /// List runs
+    Ps(PsArgs),
+    /// Show how a run ended, or how it is doing
+    Show(ShowArgs),
+    /// Print the log of a run
+    Logs(LogsArgs),
+    /// Wait for a run to end, and exit as it did
+    Wait(WaitArgs),
+    /// Stop a run
+    Kill(KillArgs),
+    /// Print the JSON Schema of a record file
+    Schema(SchemaArgs),
+}
+
+/// How output gets into the log, as it is typed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CaptureArg {
+    /// `file` where the streams need not be told apart, else `pipe`
+    #[default]
+    Auto,
+    /// Each stream through a pipe; the log knows which part came from which
+    Pipe,
+    /// The log itself is the command's output: nothing is copied
+    File,
+}
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bookend run -- make test
+  bookend run --name nightly -l team=db --timeout 2h -- ./nightly.sh
+  bookend run --tty -- python3                      an interactive program
+  id=$(bookend run -d -- ./serve); bookend logs -f \"$id\"
+
+Exit code: the command's own; 128 + n when it died of signal n; 124 when a limit stopped it;
+130, 143, ... when a signal stopped bookend; 125 when bookend failed; 126 and 127 when the command
+could not be started.")]
+pub struct RunArgs {
+    /// A name for people; need not be unique
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A label KEY=VALUE, for filters; may be given several times
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub label: Vec<(String, String)>,
+    /// Run the command in this directory
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Set a variable of the command's environment; only its name is recorded
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = clap::builder::OsStringValueParser::new())]
+    pub env: Vec<OsString>,
+    /// Stop the command after this long, e.g. 90s, 10m, 2h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Stop the command when it prints nothing for this long
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub idle_timeout: Option<Duration>,
+    /// Time between the stop signal and SIGKILL [default: 10s, 5s when CI is set]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub grace: Option<Duration>,
+    /// The signal that stops the command [default: the one that came, else TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = signal)]
+    pub stop_signal: Option<i32>,
+    /// Give the command bookend's standard input (default: nothing, or the terminal)
+    #[arg(long)]
+    pub stdin: bool,
+    /// Give the command a terminal of its own, for interactive programs
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Return once the run is on disk, and print its id; the run goes on
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Print neither the command's output nor anything of bookend's but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print the final record as JSON on standard output, instead of the command's output
+    #[arg(long)]
+    pub json: bool,
+    /// Print the run's id on standard output as soon as the run is on disk
+    #[arg(long)]
+    pub print_id: bool,
+    /// Write the run's id to this file as soon as the run is on disk
+    #[arg(long, value_name = "FILE")]
+    pub id_file: Option<PathBuf>,
+    /// Keep at most this much of the log, its head and tail, e.g. 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    pub log_max: u64,
+    /// How output gets into the log
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub capture: CaptureArg,
+    /// What an acknowledged run survives: a power cut, or the death of any process
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub durability: Durability,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND", value_parser = clap::builder::OsStringValueParser::new())]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend ps                 the living
+  bookend ps -a              all
+  bookend ps -a --json | jq -r '.runs[] | select(.status == \"failed\") | .run_id'")]
+pub struct PsArgs {
+    /// List finished runs too
+    #[arg(short, long)]
+    pub all: bool,
+    /// At most this many, the newest
+    #[arg(short = 'n', long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend show latest
+  bookend show nightly --json | jq .exit_reason")]
+pub struct ShowArgs {
+    /// The run: an id or its beginning, its last part, its name, `latest`, or a run directory
+    pub run: String,
+    /// Print the record as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend logs latest
+  bookend logs -f 4k7")]
+pub struct LogsArgs {
+    /// The run
+    pub run: String,
+    /// Go on as the log grows, until the run ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend wait latest && echo fine")]
+pub struct WaitArgs {
+    /// The run
+    pub run: String,
+    /// Print the record as JSON once it is over
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `kill`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend kill --reason 'wrong branch' latest
+  bookend kill --force 4k7")]
+pub struct KillArgs {
+    /// The run
+    pub run: String,
+    /// Why; it goes into the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Kill at once, without a grace period
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Record files with a schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaKind {
+    /// status.json
+    Status,
+    /// run.json
+    #[default]
+    Run,
+    /// task.json
+    Task,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Which file's
+    #[arg(value_enum, default_value_t)]
+    pub kind: SchemaKind,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("not of the form KEY=VALUE".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write e.g. 90s, 10m, 2h"))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let parsed = text.parse::<bytesize::ByteSize>().map(|s| s.as_u64());
+    parsed.map_err(|e| format!("{e}; write e.g. 500KiB, 64MiB, 1GiB"))
+}
+
+fn signal(text: &str) -> Result<i32, String> {
+    crate::model::signal::number(text).ok_or_else(|| "no such signal; write e.g. INT, TERM, 15".to_owned())
+}

@@ -1,0 +1,140 @@
+//! `bookend logs`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::Done;
+use super::args::LogsArgs;
+use super::error::{Failure, NO_SUCH_RUN};
+use crate::disk;
+use crate::guard::reconcile::{self, Reading};
+use crate::model::id::RunId;
+use crate::model::record::Gap;
+use crate::store::Store;
+use crate::store::run_dir::LOG;
+
+/// Bytes that are copied at a time.
+const PIECE: usize = 64 * 1024;
+/// Even without a sign of a change the run is looked at this often: both its bookends may have been killed.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Prints a run's log.
+///
+/// # Errors
+/// No such run, or a log that can not be read.
+pub fn run(args: &LogsArgs) -> Result<Done, Failure> {
+    let store = open_store(&args.run)?;
+    let id = store.find(&args.run)?;
+    let log = store.open_run(&id).and_then(|dir| disk::open_at(dir, LOG));
+    let log = log.map_err(|e| {
+        Failure::new(
+            super::error::FAILED,
+            format!("opening the log of run {id}: {e}"),
+            format!("bookend show {id}"),
+        )
+    })?;
+    let mut printer = Printer { log, offset: 0, gap_told: false };
+    let watch = Watch::of_run(&store, &id);
+    loop {
+        // Whether it is over is asked before the log is read, so that nothing can be added after the last look.
+        let reading = reconcile::read(&store, &id)?;
+        let gap = reading.record().and_then(|r| r.log.gap);
+        if !printer.print(gap)? {
+            return Ok(Done::with(0));
+        }
+        if !args.follow || !matches!(reading, Reading::Living(_) | Reading::Orphaned(..)) {
+            return Ok(Done::with(0));
+        }
+        watch.wait(LOOK_AGAIN);
+    }
+}
+
+/// Opens the store, or says that there is no such run where there is no store.
+///
+/// # Errors
+/// As [`Store::open_existing`].
+pub fn open_store(wanted: &str) -> Result<Store, Failure> {
+    Store::open_existing()?.ok_or_else(|| {
+        Failure::new(
+            NO_SUCH_RUN,
+            format!("no run is called {wanted:?}: there is no store yet"),
+            "bookend run makes one",
+        )
+    })
+}
+
+struct Printer {
+    log: File,
+    offset: u64,
+    gap_told: bool,
+}
+
+impl Printer {
+    /// Prints what is new; false when nobody reads it any more.
+    fn print(&mut self, gap: Option<Gap>) -> io::Result<bool> {
+        let mut out = io::stdout().lock();
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let mut wanted = PIECE;
+            if let Some(gap) = gap {
+                if (gap.offset..gap.offset + gap.bytes).contains(&self.offset) {
+                    self.tell(gap);
+                    self.offset = gap.offset + gap.bytes;
+                } else if self.offset < gap.offset {
+                    wanted = wanted.min(usize::try_from(gap.offset - self.offset).unwrap_or(PIECE));
+                }
+            }
+            let read = self.log.read_at(&mut buffer[..wanted], self.offset)?;
+            if read == 0 {
+                return Ok(out.flush().is_ok());
+            }
+            if out.write_all(&buffer[..read]).is_err() {
+                return Ok(false);
+            }
+            self.offset += read as u64;
+        }
+    }
+
+    fn tell(&mut self, gap: Gap) {
+        if !self.gap_told {
+            self.gap_told = true;
+            let _ = writeln!(
+                io::stderr(),
+                "bookend: note: {} bytes were dropped here to keep the log's limit",
+                gap.bytes
+            );
+        }
+    }
+}
+
+/// A watch on a run's directory.
+pub struct Watch(Option<Inotify>);
+
+impl Watch {
+    /// Watches the files of a run.
+    #[must_use]
+    pub fn of_run(store: &Store, id: &RunId) -> Self {
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok().filter(|watch| {
+            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            watch.add_watch(&store.path.join("runs").join(id.as_str()), flags).is_ok()
+        });
+        Self(watch)
+    }
+
+    /// Waits until something changes, at most for a while.
+    pub fn wait(&self, longest: Duration) {
+        let Some(watch) = &self.0 else {
+            std::thread::sleep(longest.min(Duration::from_millis(200)));
+            return;
+        };
+        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX));
+        let _ = watch.read_events();
+    }
+}

@@ -1,0 +1,130 @@
+//! Arguments as they are meant: what was typed, what is around, and the defaults, made into a plan.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::{CaptureArg, RunArgs};
+use super::error::{Failure, USAGE};
+use crate::model::plan::{Capture, CommandSpec, Limits, Mode, Plan, Stdin};
+
+/// Time between the stop signal and SIGKILL.
+const GRACE: Duration = Duration::from_secs(10);
+/// The same under CI, where a cancelled job has ten seconds in all.
+const GRACE_IN_CI: Duration = Duration::from_secs(5);
+/// The log keeps at least this much.
+const LEAST_LOG: u64 = 64 * 1024;
+
+/// What is around bookend that a plan depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings {
+    /// Whether standard output and error are the same place.
+    pub one_output: bool,
+    /// Whether standard input is a terminal whose keys go to us.
+    pub keyboard: bool,
+    /// Whether this is a CI job.
+    pub ci: bool,
+    /// Whether the store's disk is so full that the command could run into its end.
+    pub tight_disk: bool,
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// What is missing or contradictory, as a usage failure.
+pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
+    if args.command.is_empty() {
+        return Err(Failure::new(
+            USAGE,
+            "nothing to run: no command was given",
+            "put the command after two dashes: bookend run -- make test",
+        ));
+    }
+    if args.detach && args.stdin {
+        return Err(Failure::new(USAGE, "--detach and --stdin contradict each other", "drop one of the two"));
+    }
+    let default_grace = if around.ci { GRACE_IN_CI } else { GRACE };
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    Ok(Plan {
+        command: CommandSpec {
+            argv: args.command.clone(),
+            cwd: directory(args)?,
+            env: environment(&args.env)?,
+            stdin: stdin(args, around),
+        },
+        name: args.name.clone(),
+        labels: args.label.iter().cloned().collect(),
+        mode: Mode::Command,
+        slots: 1,
+        limits: Limits { timeout_ms: args.timeout.map(ms), idle_timeout_ms: args.idle_timeout.map(ms) },
+        grace_ms: ms(args.grace.unwrap_or(default_grace)),
+        stop_signal: args.stop_signal,
+        capture: capture(args, around),
+        log_max_bytes: args.log_max.max(LEAST_LOG),
+        durability: args.durability,
+        detach: args.detach,
+    })
+}
+
+/// The log is handed to the command where nobody needs to know its two streams apart; on a disk that is nearly
+/// full it is not, so that the end of the disk is bookend's trouble and not the command's.
+fn capture(args: &RunArgs, around: Surroundings) -> Capture {
+    let apart = !(args.quiet || args.detach || args.json || around.one_output);
+    match args.capture {
+        _ if args.tty => Capture::Tty,
+        CaptureArg::Pipe => Capture::Pipe,
+        CaptureArg::File => Capture::File,
+        CaptureArg::Auto if apart || around.tight_disk => Capture::Pipe,
+        CaptureArg::Auto => Capture::File,
+    }
+}
+
+fn stdin(args: &RunArgs, around: Surroundings) -> Stdin {
+    if args.tty {
+        Stdin::Tty
+    } else if args.stdin || (around.keyboard && !args.detach) {
+        Stdin::Inherit
+    } else {
+        Stdin::Null
+    }
+}
+
+/// The command's directory, absolute: bookend's own unless another is given.
+fn directory(args: &RunArgs) -> Result<PathBuf, Failure> {
+    let here = env::current_dir();
+    match (&args.directory, here) {
+        (Some(dir), _) if dir.is_absolute() => Ok(dir.clone()),
+        (Some(dir), Ok(here)) => Ok(here.join(dir)),
+        (None, Ok(here)) => Ok(here),
+        // The directory was removed under the caller: the command is started in it all the same, as a shell would.
+        (None, Err(_)) => Ok(PathBuf::from(".")),
+        (Some(dir), Err(e)) => Err(Failure::new(
+            USAGE,
+            format!("finding directory {}: the current directory: {e}", dir.display()),
+            "give an absolute directory with -C",
+        )),
+    }
+}
+
+fn environment(entries: &[OsString]) -> Result<Vec<(OsString, OsString)>, Failure> {
+    let split = |entry: &OsString| {
+        let bytes = entry.as_bytes();
+        let at = bytes.iter().position(|&b| b == b'=').filter(|&at| at > 0)?;
+        let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        Some((part(&bytes[..at]), part(&bytes[at + 1..])))
+    };
+    entries
+        .iter()
+        .map(|entry| {
+            split(entry).ok_or_else(|| {
+                Failure::new(
+                    USAGE,
+                    format!("--env {}: not of the form KEY=VALUE", entry.to_string_lossy()),
+                    "write e.g. --env RUST_LOG=debug",
+                )
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,58 @@
+//! `bookend ps`.
+
+use std::io::Write;
+
+use super::Done;
+use super::args::PsArgs;
+use super::error::Failure;
+use crate::clock;
+use crate::guard::reconcile::{self, Reading};
+use crate::model::record::{Record, SCHEMA};
+use crate::store::Store;
+use crate::view::table;
+
+/// Lists runs, newest first.
+///
+/// # Errors
+/// A store that can not be read; a single run that can not be read is told of and passed over.
+pub fn run(args: &PsArgs) -> Result<Done, Failure> {
+    let mut records = Vec::new();
+    let mut hidden = 0;
+    if let Some(store) = Store::open_existing()? {
+        let ids = if args.all { store.all()? } else { store.living()? };
+        hidden = if args.all { 0 } else { store.all()?.len().saturating_sub(ids.len()) };
+        for id in ids.iter().take(args.limit.unwrap_or(usize::MAX)) {
+            match reconcile::read(&store, id) {
+                Ok(reading) => records.extend(listed(args.all, &reading, id.as_str())),
+                Err(e) => note(id.as_str(), &e.to_string()),
+            }
+        }
+    }
+    print(args, &records, hidden);
+    Ok(Done::with(0))
+}
+
+fn listed(all: bool, reading: &Reading, id: &str) -> Option<Record> {
+    if let Reading::Unclear(_, why) = reading {
+        note(id, why);
+    }
+    let record = reading.record()?;
+    (all || !record.status.is_terminal()).then(|| record.clone())
+}
+
+fn note(id: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "bookend: note: run {id}: {why}");
+}
+
+fn print(args: &PsArgs, records: &[Record], hidden: usize) {
+    let mut out = std::io::stdout();
+    // A reader that went away has seen what it wanted.
+    let _ = if args.json {
+        writeln!(out, "{}", serde_json::json!({ "schema": SCHEMA, "runs": records }))
+    } else {
+        out.write_all(table::runs(records, clock::now()).as_bytes())
+    };
+    if hidden > 0 && !args.json {
+        let _ = writeln!(std::io::stderr(), "{hidden} finished; bookend ps -a lists them");
+    }
+}

@@ -1,0 +1,206 @@
+//! `bookend run`.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use super::args::RunArgs;
+use super::error::{Failure, INTERNAL, USAGE};
+use super::plan::{Surroundings, plan};
+use super::{Done, note_attempt};
+use crate::disk;
+use crate::engine::begin::{self, BeginError, Prepared};
+use crate::engine::detach::{self, Detached, Report};
+use crate::engine::echo::Echo;
+use crate::engine::front::{Finished, Presence};
+use crate::model::id::RunId;
+use crate::model::plan::Plan;
+use crate::model::record::SCHEMA;
+use crate::signals::Signals;
+use crate::store::run_dir::RECORD;
+use crate::store::{Store, is_set};
+use crate::terminal::Terminal;
+
+/// With less space than this the command is not given the log itself.
+const TIGHT_BYTES: u64 = 64 << 20;
+
+/// Runs a command.
+///
+/// # Errors
+/// Refused arguments, and a run that could not begin.
+pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
+    let umask = shed_inheritance();
+    let signals = Signals::block()
+        .map_err(|e| Failure::new(INTERNAL, format!("preparing to receive signals: {e}"), "try again"))?;
+    let refused = plan(&args, Surroundings::default()).err().filter(|f| f.code == USAGE);
+    if let Some(failure) = refused {
+        note_attempt(argv, &failure.message);
+        return Err(failure);
+    }
+    let store = Store::open_or_create().map_err(|e| no_run(&args, Failure::from(e)))?;
+    let plan = plan(&args, look_around(&store))?;
+    let prepared = begin::prepare(&store, plan.clone(), signals, umask);
+    let prepared = prepared.map_err(|e| no_run(&args, explain(e)))?;
+    if plan.detach { detached(args, prepared, &store) } else { attached(args, &plan, prepared, &store) }
+}
+
+/// Lets go of what the caller left open, and makes own files private. Gives back the mask the command gets.
+fn shed_inheritance() -> u32 {
+    // SAFETY: plain system calls; nothing but the standard streams is open yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    let private = nix::sys::stat::Mode::from_bits_truncate(0o077);
+    nix::sys::stat::umask(private).bits()
+}
+
+fn look_around(store: &Store) -> Surroundings {
+    Surroundings {
+        one_output: disk::same_place(std::io::stdout().as_fd(), std::io::stderr().as_fd()),
+        keyboard: Terminal::of_stdin().is_some_and(|t| t.is_foreground()),
+        ci: is_set("CI"),
+        tight_disk: disk::free_space(store.dir()).is_ok_and(|free| free < TIGHT_BYTES),
+    }
+}
+
+/// A run that could not begin leaves its record where it still can: on standard error.
+fn no_run(args: &RunArgs, failure: Failure) -> Failure {
+    let argv: Vec<_> = args.command.iter().map(|a| a.to_string_lossy()).collect();
+    let line = serde_json::json!({
+        "schema": SCHEMA, "status": "failed", "exit_reason": "internal_error", "wrapper_exit_code": INTERNAL,
+        "at": crate::clock::now(), "error": { "message": failure.message }, "command": { "argv": argv }
+    });
+    let _ = writeln!(std::io::stderr(), "{line}");
+    failure.with_code(INTERNAL)
+}
+
+fn explain(error: BeginError) -> Failure {
+    let message = error.to_string();
+    let errno = match &error {
+        BeginError::Store(e) => return Failure::new(INTERNAL, message, e.hint()),
+        BeginError::Dir(e) => e.source.raw_os_error(),
+        BeginError::System { source, .. } => source.raw_os_error(),
+    };
+    let hint = match errno {
+        Some(libc::ENOSPC | libc::EDQUOT) => "free some space, or set BOOKEND_STORE to another disk",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
+        Some(libc::EAGAIN | libc::ENOMEM) => "the system is out of processes or memory: try again later",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "make the store writable for you, or set BOOKEND_STORE to a directory that is"
+        }
+        Some(libc::ENOTDIR) => "something in the store is in the way: move it, or set BOOKEND_STORE",
+        _ => "the command was not started; try again, or set BOOKEND_STORE to another directory",
+    };
+    Failure::new(INTERNAL, message, hint)
+}
+
+fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Result<Done, Failure> {
+    let id = prepared.id().clone();
+    let shows = !(args.quiet || args.json);
+    let echo = shows.then(|| prepared.echo(plan.capture)).transpose();
+    let echo = echo.map_err(|e| {
+        prepared.discard();
+        Failure::new(INTERNAL, format!("preparing to show the output: {e}"), "raise the limit of open files")
+    })?;
+    let (quiet, json, said_id) = (args.quiet, args.json, id.clone());
+    let presence = Presence {
+        echo,
+        says: !quiet,
+        on_published: Box::new(move || announce(&args, &said_id)),
+        ..Presence::absent()
+    };
+    let finished = begin::begin(prepared, presence).map_err(explain)?;
+    if json {
+        print_record(store, &id);
+    }
+    if !quiet || finished.verdict.starts_with("bookend: error") {
+        say(&finished);
+    }
+    Ok(Done { code: finished.code, die_of: finished.die_of })
+}
+
+fn say(finished: &Finished) {
+    if !finished.verdict.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{}", finished.verdict);
+    }
+}
+
+/// Says the run's id wherever it was asked for.
+fn announce(args: &RunArgs, id: &RunId) {
+    if !args.quiet {
+        let _ = writeln!(std::io::stderr(), "bookend: run {id}");
+    }
+    if args.print_id {
+        let _ = writeln!(std::io::stdout(), "{id}");
+    }
+    write_id_file(args, id);
+}
+
+fn write_id_file(args: &RunArgs, id: &RunId) {
+    if let Some(path) = &args.id_file
+        && let Err(e) = std::fs::write(path, format!("{id}\n"))
+    {
+        let _ = writeln!(std::io::stderr(), "bookend: note: writing the run's id to {}: {e}", path.display());
+    }
+}
+
+fn print_record(store: &Store, id: &RunId) {
+    let bytes = store.open_run(id).and_then(|dir| disk::read_at(dir, RECORD));
+    if let Ok(bytes) = bytes {
+        let _ = std::io::stdout().write_all(&bytes);
+    }
+}
+
+/// Starts a run that goes on without the caller, and returns once it is on disk.
+fn detached(args: RunArgs, prepared: Prepared, store: &Store) -> Result<Done, Failure> {
+    let id = prepared.id().clone();
+    let split = detach::detach().map_err(|e| {
+        prepared.discard();
+        Failure::new(INTERNAL, format!("detaching from the terminal: {e}"), "try again later")
+    })?;
+    match split {
+        Detached::Visible(trouble) if trouble.is_empty() => {
+            let _ = if args.json {
+                writeln!(
+                    std::io::stdout(),
+                    "{}",
+                    serde_json::json!({ "schema": SCHEMA, "run_id": id, "path": store.path.join("runs").join(id.as_str()) })
+                )
+            } else {
+                writeln!(std::io::stdout(), "{id}")
+            };
+            write_id_file(&args, &id);
+            if !args.quiet {
+                let _ = writeln!(std::io::stderr(), "bookend: next: bookend logs -f {}", id.short());
+            }
+            Ok(Done::with(0))
+        }
+        Detached::Visible(trouble) => Err(Failure { message: trouble, hint: None, code: INTERNAL }),
+        Detached::Background(report) => Ok(watch(prepared, report)),
+    }
+}
+
+/// The life of a detached run's front.
+fn watch(prepared: Prepared, report: Report) -> Done {
+    let report = std::rc::Rc::new(std::cell::RefCell::new(report));
+    let published = std::rc::Rc::clone(&report);
+    let presence =
+        Presence { on_published: Box::new(move || published.borrow_mut().published()), ..Presence::absent() };
+    let done = match begin::begin(prepared, presence) {
+        Ok(finished) => {
+            report.borrow_mut().refused(&finished.verdict);
+            finished.code
+        }
+        Err(e) => {
+            report.borrow_mut().refused(&e.to_string());
+            INTERNAL
+        }
+    };
+    Done::with(done)
+}
+
+impl Prepared {
+    /// The echo of this run's output to our standard streams.
+    fn echo(&self, capture: crate::model::plan::Capture) -> std::io::Result<Echo> {
+        let (log, index, ledger) = self.output();
+        Echo::new(log, index, capture, ledger)
+    }
+}

@@ -1,0 +1,39 @@
+//! `bookend schema`.
+
+use std::io::Write;
+
+use super::Done;
+use super::args::{SchemaArgs, SchemaKind};
+use super::error::Failure;
+use crate::model::record::{Record, TaskRecord};
+
+/// Prints a JSON Schema.
+///
+/// # Errors
+/// None.
+pub fn run(args: &SchemaArgs) -> Result<Done, Failure> {
+    let mut schema = match args.kind {
+        SchemaKind::Status | SchemaKind::Run => schemars::schema_for!(Record),
+        SchemaKind::Task => schemars::schema_for!(TaskRecord),
+    };
+    let file = match args.kind {
+        SchemaKind::Status => "status.json",
+        SchemaKind::Run => "run.json",
+        SchemaKind::Task => "task.json",
+    };
+    schema.insert("title".to_owned(), file.into());
+    if args.kind == SchemaKind::Run {
+        demand_an_end(&mut schema);
+    }
+    let text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(Done::with(0))
+}
+
+/// A final record says how the run ended, and who wrote it.
+fn demand_an_end(schema: &mut schemars::Schema) {
+    let required = schema.ensure_object().entry("required").or_insert_with(|| serde_json::json!([]));
+    if let Some(list) = required.as_array_mut() {
+        list.extend(["exit_reason", "wrapper_exit_code", "author"].map(Into::into));
+    }
+}

@@ -1,0 +1,63 @@
+//! `bookend wait`.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Done;
+use super::args::WaitArgs;
+use super::error::{FAILED, Failure};
+use super::logs::{Watch, open_store};
+use crate::guard::reconcile::{self, Reading};
+use crate::model::record::Record;
+use crate::view::words;
+
+/// Even without a sign of a change the run is looked at this often: both its bookends may have been killed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Waits for a run to end and exits as it did.
+///
+/// # Errors
+/// No such run, or one that can not be read.
+pub fn run(args: &WaitArgs) -> Result<Done, Failure> {
+    let store = open_store(&args.run)?;
+    let id = store.find(&args.run)?;
+    let watch = Watch::of_run(&store, &id);
+    let bar = spinner();
+    loop {
+        match reconcile::read(&store, &id)? {
+            Reading::Final(record) => {
+                bar.finish_and_clear();
+                return Ok(finish(args, &record));
+            }
+            Reading::Unclear(_, why) => {
+                let hint = format!("bookend show {}", id.short());
+                return Err(Failure::new(FAILED, format!("waiting for run {id}: {why}"), hint));
+            }
+            Reading::Living(record) | Reading::Orphaned(record, _) => {
+                bar.set_message(format!("{id} {}", words::state(&record, crate::clock::now())));
+                watch.wait(LOOK_AGAIN);
+            }
+        }
+    }
+}
+
+/// Shows that it waits, to a person at a terminal and nobody else.
+fn spinner() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} waiting for {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn finish(args: &WaitArgs, record: &Record) -> Done {
+    if args.json {
+        let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string(record).unwrap_or_default());
+    }
+    Done::with(record.wrapper_exit_code.unwrap_or(super::error::INTERNAL))
+}

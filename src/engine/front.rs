@@ -1,0 +1,399 @@
+//! The front: what the shell started. It relays signals and the terminal, shows the output, hands back the exit
+//! code, and takes over when the keeper is killed.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::echo::{Echo, FLOWING_MS, Progress, UNWATCHED_MS};
+use super::hands::Hands;
+use super::takeover::die_of;
+use crate::clock;
+use crate::failpoint;
+use crate::guard::partner::{Incoming, Message};
+use crate::model::outcome::ExitReason;
+use crate::model::record::Exit;
+use crate::model::time::Moment;
+use crate::process::{pty, tree, wait};
+use crate::terminal::Terminal;
+use crate::view::words;
+
+/// A keeper that has not sealed this long after a second stop signal is stuck: it is ended, and the run sealed.
+const STUCK_MS: u64 = 1_500;
+
+/// How a run ended, for the caller of bookend.
+#[derive(Clone, Debug, Default)]
+pub struct Finished {
+    /// Exit code.
+    pub code: u8,
+    /// Signal to die of instead, so that the caller sees why.
+    pub die_of: Option<i32>,
+    /// Lines for the person at the terminal.
+    pub verdict: String,
+}
+
+/// What the front does for the person who started the run.
+pub struct Presence {
+    /// Shows the output; none with `--quiet`, `--json` or `--detach`.
+    pub echo: Option<Echo>,
+    /// The caller's terminal, where the command has it.
+    pub terminal: Option<Terminal>,
+    /// Our end of the command's pseudo-terminal.
+    pub pty: Option<OwnedFd>,
+    /// Says the lines that are for the person.
+    pub says: bool,
+    /// Called once the run is on disk.
+    pub on_published: Box<dyn FnMut()>,
+}
+
+impl Presence {
+    /// Nobody is there.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self { echo: None, terminal: None, pty: None, says: false, on_published: Box::new(|| {}) }
+    }
+
+    fn say(&self, lines: &str) {
+        if self.says && !lines.is_empty() {
+            let end = if self.pty.is_some() && self.terminal.is_some() { "\r\n" } else { "\n" };
+            let text: String = lines.lines().flat_map(|line| [line, end]).collect();
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        }
+    }
+
+    /// Passes keys on as they are while the command has a pseudo-terminal and we have the keyboard.
+    fn enter(&self) {
+        if let (Some(terminal), Some(_)) = (&self.terminal, &self.pty)
+            && terminal.is_foreground()
+        {
+            terminal.make_raw();
+        }
+    }
+
+    fn leave(&self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.restore();
+        }
+    }
+}
+
+/// What woke the front.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Link,
+    Log,
+    Outlet,
+    Keys,
+    Pty,
+}
+
+/// The front's own state.
+struct Vigil<'a> {
+    hands: &'a mut Hands,
+    keeper: Option<i32>,
+    presence: Presence,
+    stops: u32,
+    stuck_at: Option<Moment>,
+    finished: Option<Finished>,
+    flowing: Option<Progress>,
+    typed: Vec<u8>,
+    keys_open: bool,
+    gone: bool,
+}
+
+/// Watches over the run until it is sealed and shown.
+pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Finished {
+    presence.enter();
+    let keys_open = presence.terminal.is_some() && presence.pty.is_some();
+    let flowing = presence.echo.is_some().then_some(Progress::Flowing);
+    let mut vigil = Vigil {
+        hands,
+        keeper,
+        presence,
+        stops: 0,
+        stuck_at: None,
+        finished: None,
+        flowing,
+        typed: Vec::new(),
+        keys_open,
+        gone: false,
+    };
+    failpoint::hit("front.vigil");
+    let finished = vigil.run();
+    vigil.presence.leave();
+    finished
+}
+
+/// The end of a run as its record says it; 125 where there is none.
+pub fn finished_by_record(hands: &mut Hands) -> Finished {
+    // A keeper that broke down before it published may have sealed all the same.
+    let _ = hands.guard.dir.publish();
+    let unsealed = Finished { code: 125, ..Finished::default() };
+    hands.sealed_before().map_or(unsealed, |(record, code)| Finished {
+        code,
+        die_of: die_of(&record),
+        verdict: words::verdict(&record),
+    })
+}
+
+/// The life of a new partner that was forked in the place of one that died: it watches, and never returns to the
+/// work of the process it was forked from.
+pub fn watch_instead(hands: &mut Hands) {
+    hands.partner_below = None;
+    let finished = watch(hands, None, Presence::absent());
+    // SAFETY: this process was forked to watch; its parent's stack must not be unwound a second time.
+    unsafe { libc::_exit(i32::from(finished.code)) }
+}
+
+impl Vigil<'_> {
+    fn run(&mut self) -> Finished {
+        loop {
+            self.show();
+            if let Some(finished) = self.finished.take_if(|_| self.gone && self.flowing.is_none()) {
+                return finished;
+            }
+            for source in self.wait() {
+                match source {
+                    Source::Signals => self.on_signals(),
+                    Source::Link => self.on_link(),
+                    Source::Keys => self.on_keys(),
+                    Source::Pty => self.type_on(),
+                    Source::Log | Source::Outlet => {
+                        if self.flowing.is_none() {
+                            self.flowing = Some(Progress::Flowing);
+                        }
+                    }
+                }
+            }
+            if self.stuck_at.is_some_and(|due| due <= clock::moment()) {
+                self.end_keeper();
+            }
+        }
+    }
+
+    /// Shows what there is to show, and arms the watch when that is all.
+    fn show(&mut self) {
+        const TURNS: usize = 64;
+        let Some(echo) = &mut self.presence.echo else {
+            self.flowing = None;
+            return;
+        };
+        if self.flowing.is_none() {
+            return;
+        }
+        let mut shown = false;
+        for _ in 0..TURNS {
+            match echo.advance() {
+                Progress::Flowing => shown = true,
+                Progress::CaughtUp if self.gone => {
+                    self.flowing = None;
+                    return;
+                }
+                // While bytes flow a short timer is cheaper than a wake-up for each write.
+                Progress::CaughtUp if shown => {
+                    self.flowing = Some(Progress::CaughtUp);
+                    return;
+                }
+                Progress::CaughtUp => {
+                    let armed = echo.arm();
+                    // What came before the watch stood is shown now.
+                    if echo.advance() != Progress::CaughtUp {
+                        shown = true;
+                        continue;
+                    }
+                    self.flowing = if armed { None } else { Some(Progress::CaughtUp) };
+                    return;
+                }
+                blocked @ Progress::Blocked(_) => {
+                    self.flowing = Some(blocked);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Vec<Source> {
+        let mut wanted: Vec<(Source, BorrowedFd<'_>, PollFlags)> =
+            vec![(Source::Signals, self.hands.signals.handle(), PollFlags::POLLIN)];
+        if !self.gone
+            && let Some(link) = &self.hands.link
+        {
+            wanted.push((Source::Link, link.handle(), PollFlags::POLLIN));
+        }
+        let mut wait_ms = self.stuck_at.map(|due| due.ms_since(clock::moment()));
+        if let Some(echo) = &self.presence.echo {
+            match self.flowing {
+                None => wanted.extend(echo.watch().map(|fd| (Source::Log, fd, PollFlags::POLLIN))),
+                Some(Progress::Blocked(stream)) => {
+                    wanted.push((Source::Outlet, echo.outlet(stream), PollFlags::POLLOUT));
+                }
+                Some(Progress::Flowing) => wait_ms = Some(0),
+                Some(Progress::CaughtUp) => {
+                    let tick = if echo.watch().is_some() { FLOWING_MS } else { UNWATCHED_MS };
+                    wait_ms = Some(wait_ms.unwrap_or(tick).min(tick));
+                }
+            }
+        }
+        if let (Some(terminal), Some(pty)) = (&self.presence.terminal, &self.presence.pty) {
+            if !self.typed.is_empty() {
+                wanted.push((Source::Pty, pty.as_fd(), PollFlags::POLLOUT));
+            } else if self.keys_open && self.finished.is_none() {
+                wanted.push((Source::Keys, terminal.handle(), PollFlags::POLLIN));
+            }
+        }
+        let mut fds: Vec<PollFd<'_>> = wanted.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
+        let timeout = wait_ms.map_or(PollTimeout::NONE, |ms| {
+            PollTimeout::try_from(ms.min(60_000)).unwrap_or(PollTimeout::MAX)
+        });
+        let _ = poll(&mut fds, timeout);
+        let woke = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
+        let sources = wanted.iter().zip(&fds).filter(|(_, fd)| woke(fd)).map(|(w, _)| w.0).collect();
+        if self.flowing == Some(Progress::CaughtUp) {
+            self.flowing = Some(Progress::Flowing);
+        }
+        sources
+    }
+
+    fn on_signals(&mut self) {
+        while let Some(received) = self.hands.signals.take() {
+            let number = received.signal;
+            match number {
+                libc::SIGCHLD => {}
+                libc::SIGTSTP => self.suspend(),
+                libc::SIGCONT => self.resume(),
+                libc::SIGWINCH if self.presence.pty.is_some() => self.resize(),
+                _ if ExitReason::of_stop_signal(number).is_some() => self.on_stop(number, received.sender),
+                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH => self.relay(number, received.sender, 0),
+                _ => {}
+            }
+        }
+    }
+
+    fn on_stop(&mut self, number: i32, sender: Option<(i32, u32)>) {
+        if self.hands.signals.was_ignored(number) {
+            return;
+        }
+        if self.finished.is_some() {
+            // The record is written; only a slow reader of ours is still being shown something.
+            self.flowing = None;
+            self.presence.echo = None;
+            return;
+        }
+        self.stops += 1;
+        self.hands.guard.ledger.cause.set(&super::inbox::cause_of_signal(number, sender));
+        self.relay(number, sender, self.stops);
+        if self.stops >= 2 && self.stuck_at.is_none() {
+            self.hands.guard.ledger.forced.store(true, std::sync::atomic::Ordering::SeqCst);
+            self.stuck_at = Some(clock::moment().plus_ms(STUCK_MS));
+        }
+    }
+
+    fn relay(&self, signal: i32, sender: Option<(i32, u32)>, count: u32) {
+        self.hands.send(&Message::Signal { signal, sender, count });
+    }
+
+    /// Ctrl-Z: the command stops, then this process does, as any job would.
+    fn suspend(&mut self) {
+        self.hands.send(&Message::Suspend);
+        self.stop_and_go_on();
+    }
+
+    fn stop_and_go_on(&mut self) {
+        self.presence.leave();
+        self.hands.signals.suspend_self();
+        self.resume();
+    }
+
+    fn resume(&mut self) {
+        self.presence.enter();
+        self.resize();
+        self.hands.send(&Message::Resume);
+    }
+
+    fn resize(&self) {
+        if let (Some(terminal), Some(pty)) = (&self.presence.terminal, &self.presence.pty)
+            && let Some(size) = pty::size(terminal.handle())
+        {
+            pty::resize(pty.as_fd(), &size);
+        }
+    }
+
+    fn on_link(&mut self) {
+        let Some(link) = &self.hands.link else { return };
+        match link.take() {
+            Incoming::Message(Message::Published) => (self.presence.on_published)(),
+            Incoming::Message(Message::Tell { line }) => self.presence.say(&line),
+            Incoming::Message(Message::Paused) if self.presence.pty.is_some() => self.stop_and_go_on(),
+            Incoming::Message(Message::Sealed { code, die_of, verdict }) => {
+                self.finished = Some(Finished { code, die_of, verdict });
+            }
+            Incoming::Message(Message::Refused { message }) => {
+                self.finished = Some(Finished { code: 125, die_of: None, verdict: message });
+            }
+            Incoming::Message(_) | Incoming::Nothing => {}
+            Incoming::Spill(stream, bytes) => {
+                if let Some(echo) = &mut self.presence.echo {
+                    echo.take_spilt(stream, bytes);
+                    self.flowing.get_or_insert(Progress::Flowing);
+                }
+            }
+            Incoming::Gone => self.on_gone(),
+        }
+    }
+
+    /// The keeper is gone: either its work is done, or this process goes on with it.
+    fn on_gone(&mut self) {
+        self.hands.link = None;
+        let how = self.keeper.take().and_then(|pid| wait::wait_for(pid).ok().flatten());
+        if self.finished.is_none() {
+            self.finished = Some(self.end_instead(how.as_ref()));
+        }
+        self.gone = true;
+        self.stuck_at = None;
+        if self.presence.echo.is_some() {
+            self.flowing = Some(Progress::Flowing);
+        }
+    }
+
+    fn end_instead(&mut self, how: Option<&Exit>) -> Finished {
+        if self.hands.sealed_before().is_none() {
+            let sealed = self.hands.take_over(how);
+            if self.hands.sealed_before().is_none() {
+                return Finished { code: sealed.code, ..Finished::default() };
+            }
+        }
+        finished_by_record(self.hands)
+    }
+
+    /// Ends a keeper that is stuck; its end of the link closes, and this process goes on with its work.
+    fn end_keeper(&mut self) {
+        self.stuck_at = None;
+        if let Some(stat) = self.keeper.and_then(crate::process::identity::stat) {
+            let _ = tree::signal(&stat, libc::SIGKILL);
+        }
+    }
+
+    fn on_keys(&mut self) {
+        let mut buffer = [0; 4096];
+        let Some(terminal) = &self.presence.terminal else { return };
+        match nix::unistd::read(terminal.handle(), &mut buffer) {
+            Ok(n @ 1..) => {
+                self.typed.extend_from_slice(&buffer[..n]);
+                self.type_on();
+            }
+            // Not ours to read now (we are in the background), or gone for good.
+            Ok(_) | Err(_) => self.keys_open = false,
+        }
+    }
+
+    fn type_on(&mut self) {
+        let Some(pty) = &self.presence.pty else { return };
+        match nix::unistd::write(pty, &self.typed) {
+            Ok(n) => drop(self.typed.drain(..n)),
+            Err(nix::errno::Errno::EAGAIN) => {}
+            Err(_) => self.typed.clear(),
+        }
+    }
+}

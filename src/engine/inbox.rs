@@ -1,0 +1,248 @@
+//! The inbox: every source of happenings is a descriptor, and one poll puts them into one order.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::hands::Hands;
+use crate::clock;
+use crate::guard::partner::{Incoming, Message};
+use crate::machine::{Event, StopCause};
+use crate::model::outcome::ExitReason;
+use crate::model::record::{Actor, EndedBy, ErrorInfo};
+use crate::model::signal;
+use crate::model::time::Moment;
+use crate::process::identity;
+use crate::process::pump::{Stream, Turn};
+use crate::process::wait::{self, Change};
+use crate::signals::Received;
+use crate::store::run_dir::INTENT;
+
+/// The one slot of a plain command.
+const SLOT: usize = 0;
+
+/// Which descriptor a poll entry is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Link,
+    Output(Stream),
+    Command,
+    Log,
+}
+
+impl Hands {
+    /// Waits for the next happening, at most until `deadline`.
+    pub fn next(&mut self, deadline: Option<Moment>) -> Event {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return event;
+            }
+            let now = clock::moment();
+            if deadline.is_some_and(|due| due <= now) {
+                return Event::Tick;
+            }
+            for source in self.poll(deadline.map(|due| due.ms_since(now))) {
+                self.collect(source);
+            }
+        }
+    }
+
+    fn poll(&self, wait_ms: Option<u64>) -> Vec<Source> {
+        let mut sources = vec![(Source::Signals, self.signals.handle())];
+        sources.extend(self.link.as_ref().map(|link| (Source::Link, link.handle())));
+        for stream in Stream::BOTH {
+            sources.extend(self.pump.source(stream).map(|fd| (Source::Output(stream), fd)));
+        }
+        if let Some(handle) = self.command.as_ref().filter(|c| !c.ended).and_then(|c| c.handle.as_ref()) {
+            sources.push((Source::Command, handle.as_fd()));
+        }
+        sources.extend(self.watch.as_ref().map(|watch| (Source::Log, watch.as_fd())));
+        ready(&sources, wait_ms)
+    }
+
+    fn collect(&mut self, source: Source) {
+        match source {
+            Source::Signals => {
+                while let Some(received) = self.signals.take() {
+                    self.on_signal(received);
+                }
+            }
+            Source::Link => self.on_link(),
+            Source::Output(stream) => self.on_output(stream),
+            Source::Command => {
+                // Not our child: the kernel says that it ended, and in what way only to its parent.
+                self.command_ended(None);
+                self.queue.push_back(Event::Exited(SLOT, None));
+            }
+            Source::Log => {
+                if let Some(watch) = &self.watch {
+                    let _ = watch.read_events();
+                }
+                self.queue.push_back(Event::LogGrew(SLOT));
+            }
+        }
+    }
+
+    fn on_signal(&mut self, received: Received) {
+        match received.signal {
+            libc::SIGCHLD => self.on_child(),
+            number if ExitReason::of_stop_signal(number).is_some() => {
+                self.own_stops += 1;
+                self.stop_by_signal(number, received.sender, self.own_stops);
+            }
+            libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH => self.pass_on(received.signal),
+            number => {
+                self.guard.event("signal_ignored", &serde_json::json!({ "signal": signal::name(number) }));
+            }
+        }
+    }
+
+    /// Passes a signal on to the command's group.
+    fn pass_on(&self, number: i32) {
+        if let Some(command) = self.command.as_ref().filter(|c| c.ours && !c.ended) {
+            crate::process::tree::signal_group(command.pid, number);
+        }
+    }
+
+    fn stop_by_signal(&mut self, number: i32, sender: Option<(i32, u32)>, count: u32) {
+        if self.signals.was_ignored(number) {
+            return self.guard.event(
+                "signal_ignored",
+                &serde_json::json!({ "signal": signal::name(number), "inherited": true }),
+            );
+        }
+        let intent = (number == libc::SIGTERM).then(|| self.intent()).flatten();
+        let (cause, force) = intent.unwrap_or_else(|| (cause_of_signal(number, sender), count >= 2));
+        self.queue.push_back(Event::Stop { cause, force });
+    }
+
+    /// What `bookend kill` left for this run to read.
+    fn intent(&self) -> Option<(StopCause, bool)> {
+        let intent: serde_json::Value = serde_json::from_slice(&self.guard.dir.read(INTENT).ok()?).ok()?;
+        let by: EndedBy = serde_json::from_value(intent.get("by")?.clone()).ok()?;
+        let force = intent.get("force").and_then(serde_json::Value::as_bool).unwrap_or(false);
+        Some((StopCause { reason: ExitReason::Killed, by, signal: None, error: None }, force))
+    }
+
+    fn on_child(&mut self) {
+        let Some(command) = self.command.as_ref().filter(|c| c.ours && !c.ended) else {
+            self.queue.push_back(Event::ChildrenChanged);
+            return;
+        };
+        let pid = command.pid;
+        match wait::take_stop(pid) {
+            Change::Stopped => {
+                self.command_paused(Some(clock::now()));
+                self.send(&Message::Paused);
+                self.queue.push_back(Event::Paused(SLOT));
+            }
+            Change::Continued => {
+                self.command_paused(None);
+                self.queue.push_back(Event::Continued(SLOT));
+            }
+            _ => {}
+        }
+        match wait::peek(pid) {
+            Change::Ended(exit) => {
+                self.command_ended(Some(&exit));
+                self.queue.push_back(Event::Exited(SLOT, Some(exit)));
+            }
+            Change::NotOurs => {
+                self.command_ended(None);
+                self.queue.push_back(Event::Exited(SLOT, None));
+            }
+            _ => {
+                self.reap_adopted();
+            }
+        }
+    }
+
+    fn on_link(&mut self) {
+        let Some(link) = &self.link else { return };
+        match link.take() {
+            Incoming::Message(Message::Signal { signal, sender, count }) => match signal {
+                number if ExitReason::of_stop_signal(number).is_some() => {
+                    self.stop_by_signal(number, sender, count);
+                }
+                number => self.pass_on(number),
+            },
+            Incoming::Message(Message::Suspend) => self.pass_on(libc::SIGTSTP),
+            Incoming::Message(Message::Resume) => self.pass_on(libc::SIGCONT),
+            Incoming::Message(Message::Panicked { message }) => {
+                let cause = internal_error(format!("the front failed: {message}"));
+                self.queue.push_back(Event::Stop { cause, force: false });
+            }
+            Incoming::Message(_) | Incoming::Spill(..) | Incoming::Nothing => {}
+            Incoming::Gone => {
+                self.link = None;
+                self.partner_below = None;
+                let evidence = "the other bookend was killed";
+                self.guard.record.evidence.push(evidence.to_owned());
+                self.guard.event("partner_died", &serde_json::json!({}));
+                self.queue.push_back(Event::PartnerDied(wrapper_died(evidence)));
+            }
+        }
+    }
+
+    fn on_output(&mut self, stream: Stream) {
+        let now = clock::moment();
+        let link = self.link.as_ref();
+        let mut spill = |stream: Stream, bytes: &[u8]| {
+            if let Some(link) = link {
+                let _ = link.spill(stream, bytes);
+            }
+        };
+        if self.pump.turn(stream, now, &mut spill) == Turn::Closed && !self.pump.is_open() {
+            self.queue.push_back(Event::OutputClosed(SLOT));
+        }
+        if self.pump.wants_trim() {
+            self.queue.push_back(Event::LogGrew(SLOT));
+        }
+    }
+}
+
+/// Polls; an interrupted or failed poll is the same as one in which nothing happened.
+fn ready(sources: &[(Source, BorrowedFd<'_>)], wait_ms: Option<u64>) -> Vec<Source> {
+    let mut fds: Vec<PollFd<'_>> =
+        sources.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let timeout = match wait_ms {
+        None => PollTimeout::NONE,
+        Some(ms) => PollTimeout::try_from(ms.min(i32::MAX as u64)).unwrap_or(PollTimeout::MAX),
+    };
+    if !poll(&mut fds, timeout).is_ok_and(|n| n > 0) {
+        return Vec::new();
+    }
+    let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
+    sources.iter().zip(&fds).filter(|(_, fd)| happened(fd)).map(|((source, _), _)| *source).collect()
+}
+
+/// The cause that a stop signal is.
+#[must_use]
+pub fn cause_of_signal(number: i32, sender: Option<(i32, u32)>) -> StopCause {
+    let by = EndedBy {
+        actor: if sender.is_some() { Actor::Process } else { Actor::Terminal },
+        signal: Some(signal::name(number)),
+        pid: sender.map(|s| s.0),
+        uid: sender.map(|s| s.1),
+        command: sender.and_then(|s| identity::command_name(s.0)),
+        reason: None,
+    };
+    let reason = ExitReason::of_stop_signal(number).unwrap_or(ExitReason::Terminated);
+    StopCause { reason, by, signal: Some(number), error: None }
+}
+
+/// The cause that the death of one bookend is.
+#[must_use]
+pub fn wrapper_died(why: &str) -> StopCause {
+    let by = EndedBy { actor: Actor::System, reason: Some(why.to_owned()), ..EndedBy::default() };
+    StopCause { reason: ExitReason::WrapperDied, by, signal: None, error: None }
+}
+
+/// The cause that a failure of bookend's own is.
+#[must_use]
+pub fn internal_error(message: String) -> StopCause {
+    let by = EndedBy { actor: Actor::Bookend, reason: Some("it failed".to_owned()), ..EndedBy::default() };
+    let error = ErrorInfo { message, ..ErrorInfo::default() };
+    StopCause { reason: ExitReason::InternalError, by, signal: None, error: Some(error) }
+}

@@ -1,0 +1,346 @@
+//! What a reader does with a run: believe its record, ask its lock, ask for a second key, and only then seal it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use serde_json::Value;
+
+use super::sealer::{self, Rung, Sealed};
+use crate::clock;
+use crate::disk;
+use crate::machine::StopCause;
+use crate::model::id::RunId;
+use crate::model::outcome::{Ending, ExitReason, exit_code};
+use crate::model::record::{Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
+use crate::model::time::Timestamp;
+use crate::process::identity::{self, Place, Stat};
+use crate::process::tree;
+use crate::store::Store;
+use crate::store::list::{Found, read_any, read_record};
+use crate::store::run_dir::{self, EVENTS, LOCK, LOG, RECORD, RunDir, STATUS};
+
+/// What a reader knows of a run.
+#[derive(Debug)]
+pub enum Reading {
+    /// It is over; this is its final record.
+    Final(Box<Record>),
+    /// One of its bookends lives.
+    Living(Box<Record>),
+    /// Both bookends are gone, the command is not.
+    Orphaned(Box<Record>, Vec<Stat>),
+    /// It can not be told from here: it belongs to another machine, or its files say nothing that can be read.
+    Unclear(Option<Box<Record>>, String),
+}
+
+impl Reading {
+    /// The record, where there is one.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Final(r) | Self::Living(r) | Self::Orphaned(r, _) => Some(r),
+            Self::Unclear(r, _) => r.as_deref(),
+        }
+    }
+}
+
+/// Reads a run and, where both bookends and the command are gone, seals it.
+///
+/// # Errors
+/// As opening the run's directory.
+pub fn read(store: &Store, id: &RunId) -> io::Result<Reading> {
+    let dir = store.open_run(id)?;
+    match read_record(&dir, RECORD) {
+        Found::Whole(record) => return Ok(Reading::Final(Box::new(record))),
+        Found::Torn(why) => return Ok(Reading::Unclear(status_of(&dir), format!("run.json is torn: {why}"))),
+        Found::Absent => {}
+    }
+    let Ok(lock) = disk::open_at(&dir, LOCK) else {
+        return Ok(Reading::Unclear(status_of(&dir), "its lock is missing".to_owned()));
+    };
+    if !disk::try_lock_shared(&lock)? {
+        return Ok(living(&dir));
+    }
+    // It may have been sealed between the two looks.
+    if let Found::Whole(record) = read_record(&dir, RECORD) {
+        return Ok(Reading::Final(Box::new(record)));
+    }
+    let evidence = Evidence::gather(&dir, id);
+    Ok(match evidence.verdict() {
+        Verdict::Living => living(&dir),
+        Verdict::Elsewhere(why) => Reading::Unclear(evidence.status.map(Box::new), why),
+        Verdict::Orphaned => evidence.orphaned(),
+        Verdict::Gone => seal(store, id, dir, lock, evidence, None),
+    })
+}
+
+/// Ends what is left of an orphaned run and seals it as killed.
+///
+/// # Errors
+/// As opening the run's directory; `WouldBlock` when another process is sealing it.
+pub fn kill_orphan(store: &Store, id: &RunId, by: EndedBy) -> io::Result<Reading> {
+    let dir = store.open_run(id)?;
+    let lock = disk::open_at(&dir, LOCK)?;
+    if !disk::try_lock(&lock)? {
+        return Err(io::Error::from(io::ErrorKind::WouldBlock));
+    }
+    let mut evidence = Evidence::gather(&dir, id);
+    let alive = evidence.alive.clone();
+    let marks = evidence.marks(id);
+    tree::kill_all(|| tree::remains(&marks, &[]));
+    let fate = |p: &Stat| if identity::is_alive(p.pid, p.start_time) { Fate::Alive } else { Fate::Killed };
+    evidence.leftovers = alive.iter().map(|p| as_leftover(p, fate(p))).collect();
+    Ok(seal(store, id, dir, lock, evidence, Some(by)))
+}
+
+fn status_of(dir: &OwnedFd) -> Option<Box<Record>> {
+    match read_any(dir) {
+        Found::Whole(record) => Some(Box::new(record)),
+        _ => None,
+    }
+}
+
+fn living(dir: &OwnedFd) -> Reading {
+    match (read_record(dir, RECORD), read_record(dir, STATUS)) {
+        (Found::Whole(record), _) => Reading::Final(Box::new(record)),
+        (_, Found::Whole(mut record)) => {
+            record.last_output_at = written_at(dir, LOG);
+            Reading::Living(Box::new(record))
+        }
+        (_, Found::Absent) => Reading::Unclear(None, "it has no status.json yet".to_owned()),
+        (_, Found::Torn(why)) => Reading::Unclear(None, format!("status.json is torn: {why}")),
+    }
+}
+
+/// When a file of the run was last written to, where it holds anything.
+fn written_at(dir: &OwnedFd, name: &str) -> Option<Timestamp> {
+    let found = disk::open_at(dir, name).ok()?.metadata().ok().filter(|m| m.len() > 0)?;
+    let at = found.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(at.as_millis()).ok().map(Timestamp::from_unix_ms)
+}
+
+/// Everything that a dead run's directory and the process table say.
+struct Evidence {
+    status: Option<Record>,
+    here: Place,
+    spawned_pid: Option<i32>,
+    exit: Option<Exit>,
+    cause: Option<StopCause>,
+    last_sign: Option<Timestamp>,
+    owner_alive: bool,
+    alive: Vec<Stat>,
+    leftovers: Vec<Leftover>,
+}
+
+enum Verdict {
+    Living,
+    Elsewhere(String),
+    Orphaned,
+    Gone,
+}
+
+impl Evidence {
+    fn gather(dir: &OwnedFd, id: &RunId) -> Self {
+        let status = match read_record(dir, STATUS) {
+            Found::Whole(record) => Some(record),
+            _ => None,
+        };
+        let events = events_of(dir);
+        let pid_of = |e: &Value| e.get("pid").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok());
+        let named = |name: &str| events.iter().rev().find(|e| e["event"] == name);
+        let owner = status.as_ref().map(|s| s.owner.clone()).unwrap_or_default();
+        let is_owner = |pid: Option<i32>, start: Option<u64>| match (pid, start) {
+            (Some(pid), Some(start)) if pid > 1 && start > 0 => identity::is_alive(pid, start),
+            _ => false,
+        };
+        let mut evidence = Self {
+            here: Place::here(),
+            spawned_pid: named("spawned").and_then(pid_of),
+            exit: named("exited").and_then(|e| serde_json::from_value(e["exit"].clone()).ok()),
+            last_sign: [STATUS, EVENTS, LOG].iter().filter_map(|name| written_at(dir, name)).max(),
+            owner_alive: is_owner(Some(owner.pid), Some(owner.start_time))
+                || is_owner(owner.front_pid, owner.front_start_time),
+            cause: named("stopping").and_then(|e| serde_json::from_value(e["cause"].clone()).ok()),
+            alive: Vec::new(),
+            leftovers: Vec::new(),
+            status,
+        };
+        if !evidence.owner_alive {
+            evidence.alive = tree::remains(&evidence.marks(id), &[]);
+        }
+        evidence
+    }
+
+    fn marks(&self, id: &RunId) -> tree::Marks {
+        let owner = self.status.as_ref().map(|s| (s.owner.pid, s.owner.start_time));
+        let command = self.status.as_ref().map(|s| (s.command.pid, s.command.start_time));
+        tree::Marks {
+            run_id: id.to_string(),
+            session: owner.filter(|&(pid, start)| pid > 1 && start > 0),
+            command: command.and_then(|(pid, start)| Some((pid?, start?))),
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let Some(status) = &self.status else {
+            return if self.alive.is_empty() { Verdict::Gone } else { Verdict::Orphaned };
+        };
+        let (owner, here) = (&status.owner, &self.here);
+        if !status.host.is_empty() && status.host != here.host && owner.boot_id != here.boot_id {
+            return Verdict::Elsewhere(format!("it runs on host {}", status.host));
+        }
+        let same_boot = owner.boot_id == here.boot_id;
+        if same_boot && owner.pid_namespace != here.pid_namespace {
+            return if self.alive.is_empty() { Verdict::Gone } else { Verdict::Orphaned };
+        }
+        if same_boot && self.owner_alive {
+            return Verdict::Living;
+        }
+        if same_boot && !self.alive.is_empty() { Verdict::Orphaned } else { Verdict::Gone }
+    }
+
+    fn orphaned(self) -> Reading {
+        match self.status {
+            Some(mut record) => {
+                record.orphaned = Some(true);
+                record.command.pid = record.command.pid.or(self.spawned_pid);
+                Reading::Orphaned(Box::new(record), self.alive)
+            }
+            None => Reading::Unclear(None, "its processes live, but status.json is torn".to_owned()),
+        }
+    }
+
+    /// What this adds up to, in words.
+    fn words(&self, now: Timestamp) -> Vec<String> {
+        let mut words = vec!["its lock was free and neither bookend was alive".to_owned()];
+        let rebooted = self.status.as_ref().is_some_and(|s| s.owner.boot_id != self.here.boot_id);
+        if rebooted {
+            words.push("the machine has been restarted since".to_owned());
+        }
+        match self.spawned_pid {
+            Some(pid) => words.push(format!("the command had been started as pid {pid}")),
+            None => words.push("the command had not been started".to_owned()),
+        }
+        match (&self.exit, self.last_sign) {
+            (Some(_), _) => {
+                words.push("the end of the command had been seen and noted in events.jsonl".to_owned());
+            }
+            (None, Some(at)) => words.push(format!("the last sign of life was at {at}, the look at {now}")),
+            (None, None) => {}
+        }
+        words
+    }
+}
+
+/// The events that can be read; a torn last line is passed over.
+fn events_of(dir: &OwnedFd) -> Vec<Value> {
+    let bytes = disk::read_at(dir, EVENTS).unwrap_or_default();
+    bytes.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+fn as_leftover(process: &Stat, fate: Fate) -> Leftover {
+    let (pid, start_time) = (process.pid, process.start_time);
+    Leftover { pid, start_time, argv: identity::argv(pid), fate, holds_output: false }
+}
+
+/// Seals a dead run under its exclusive lock.
+fn seal(
+    store: &Store,
+    id: &RunId,
+    dir: OwnedFd,
+    lock: File,
+    evidence: Evidence,
+    killed_by: Option<EndedBy>,
+) -> Reading {
+    // Other readers may hold the shared lock for a moment: then one of them, or the next reader, seals.
+    if !disk::try_lock(&lock).unwrap_or(false) {
+        return match read_record(&dir, RECORD) {
+            Found::Whole(record) => Reading::Final(Box::new(record)),
+            _ => Reading::Unclear(evidence.status.map(Box::new), "another reader is sealing it".to_owned()),
+        };
+    }
+    if let Found::Whole(record) = read_record(&dir, RECORD) {
+        return Reading::Final(Box::new(record));
+    }
+    let record = spooled(id).or_else(|| compose(&evidence, killed_by));
+    let Some(mut record) = record else {
+        return Reading::Unclear(
+            None,
+            "status.json is missing or torn, so there is nothing to seal".to_owned(),
+        );
+    };
+    match RunDir::adopt(store, id, dir, lock) {
+        Ok(run) => finish(&run, &mut record),
+        Err(e) => record.degraded.push(format!("the run could not be sealed: {e}")),
+    }
+    Reading::Final(Box::new(record))
+}
+
+fn finish(run: &RunDir, record: &mut Record) {
+    let _ = run.write_over(run_dir::TASK, &run_dir::json_line(&record.only_task()));
+    let text = super::diagnostics::of(record, &run.log);
+    let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes());
+    let sealed: Sealed = sealer::seal(run, record);
+    if sealed.rung.is_in_place() {
+        let _ = run.settle_status();
+        run.unmark();
+        if let Some(path) = sealer::spool_file(run.id.as_str()) {
+            let _ = std::fs::remove_file(path);
+        }
+        if sealed.rung != Rung::Already {
+            let now = clock::now();
+            let line =
+                serde_json::json!({ "schema": SCHEMA, "at": now, "event": "sealed", "author": "reader" });
+            run.append_event(&run_dir::json_line(&line));
+        }
+    }
+}
+
+/// The record that a bookend wrote when its store could not be written to.
+fn spooled(id: &RunId) -> Option<Record> {
+    let path = sealer::spool_file(id.as_str())?;
+    let bytes = std::fs::read(path).ok()?;
+    serde_json::from_slice::<Record>(&bytes).ok().filter(|r| r.run_id == *id && r.status.is_terminal())
+}
+
+/// The record of a run that nobody saw the end of, with what is known and nothing else.
+fn compose(evidence: &Evidence, killed_by: Option<EndedBy>) -> Option<Record> {
+    let now = clock::now();
+    let mut record = evidence.status.clone()?;
+    let ending = match (&killed_by, &evidence.exit) {
+        (Some(by), exit) => {
+            Ending { ended_by: Some(by.clone()), exit: exit.clone(), ..Ending::of_reason(ExitReason::Killed) }
+        }
+        (None, Some(exit)) => match &evidence.cause {
+            Some(cause) => Ending {
+                exit: Some(exit.clone()),
+                ended_by: Some(cause.by.clone()),
+                ..Ending::of_reason(cause.reason)
+            },
+            None => Ending::of_exit(exit.clone()),
+        },
+        (None, None) => Ending {
+            ended_by: evidence.cause.as_ref().map(|c| c.by.clone()),
+            ..Ending::of_reason(ExitReason::Lost)
+        },
+    };
+    let seen = killed_by.is_some();
+    record.status = ending.status;
+    record.exit_reason = Some(ending.reason);
+    record.exit = ending.exit;
+    record.ended_by = ending.ended_by.or(record.ended_by);
+    record.wrapper_exit_code = Some(exit_code(ending.reason, record.exit.as_ref(), None));
+    record.author = Some(Author::Reader);
+    record.completed_at = seen.then_some(now);
+    record.ended_between = (!seen).then(|| [evidence.last_sign.unwrap_or(record.started_at).min(now), now]);
+    record.command.pid = record.command.pid.or(evidence.spawned_pid);
+    record.leftovers.clone_from(&evidence.leftovers);
+    record.updated_at = None;
+    record.paused_since = None;
+    record.orphaned = None;
+    let words = evidence.words(now);
+    let by = format!("bookend {} (pid {})", env!("CARGO_PKG_VERSION"), identity::own_pid());
+    record.reconciled = Some(Reconciled { at: now, by, evidence: words.clone() });
+    record.evidence.extend(words);
+    Some(record)
+}

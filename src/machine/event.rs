@@ -1,0 +1,81 @@
+//! What happens: everything the machine can be told.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::outcome::ExitReason;
+use crate::model::record::{EndedBy, ErrorInfo, Exit};
+use crate::model::time::Moment;
+
+/// Number of a place in which one task at a time runs, from 0.
+pub type SlotId = usize;
+
+/// What a source of tasks has for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// A task, and perhaps more after it.
+    Task,
+    /// The last task.
+    Last,
+    /// Nothing more.
+    Nothing,
+}
+
+/// Why everything should stop, and on whose word.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopCause {
+    /// The reason that goes into the record.
+    pub reason: ExitReason,
+    /// Who asked.
+    pub by: EndedBy,
+    /// The signal that came, which is passed on to the command unless the plan names another.
+    pub signal: Option<i32>,
+    /// What went wrong, where the cause is a failure of bookend's.
+    pub error: Option<ErrorInfo>,
+}
+
+/// One thing that happened. The engine puts all sources of happenings into one order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The run is on disk.
+    Published,
+    /// The checks before the start are done; with what failed.
+    PreflightDone(Option<ErrorInfo>),
+    /// Answer to [`Effect::FetchTask`](super::Effect::FetchTask).
+    TaskReady(SlotId, Supply),
+    /// The command runs; whether its output comes through pipes that will close.
+    Spawned {
+        /// Where.
+        slot: SlotId,
+        /// Whether an [`Event::OutputClosed`] will follow.
+        output_open: bool,
+    },
+    /// The command could not be started.
+    SpawnFailed(SlotId, ErrorInfo),
+    /// The command is gone; how, unless nobody could see it.
+    Exited(SlotId, Option<Exit>),
+    /// The command was stopped by a signal such as SIGTSTP.
+    Paused(SlotId),
+    /// The command goes on after such a stop.
+    Continued(SlotId),
+    /// Answer to [`Effect::Survey`](super::Effect::Survey): processes of the slot that are alive.
+    Descendants(SlotId, usize),
+    /// Some process below bookend ended.
+    ChildrenChanged,
+    /// Every writer of the slot's output is gone.
+    OutputClosed(SlotId),
+    /// Answer to [`Effect::ProbeOutput`](super::Effect::ProbeOutput): when output was last seen.
+    LastOutput(SlotId, Moment),
+    /// The log grew, for the first time since it was last trimmed.
+    LogGrew(SlotId),
+    /// Somebody wants the run to stop; `force` when the same one asked before.
+    Stop {
+        /// Why, and who.
+        cause: StopCause,
+        /// Whether to kill at once.
+        force: bool,
+    },
+    /// The other bookend is gone; the cause that this would be.
+    PartnerDied(StopCause),
+    /// A deadline may have passed.
+    Tick,
+}

@@ -1,0 +1,9 @@
+//! Words: the values every other layer speaks in. No I/O, no clock, no threads.
+
+pub mod id;
+pub mod outcome;
+pub mod plan;
+pub mod record;
+pub mod signal;
+pub mod status;
+pub mod time;

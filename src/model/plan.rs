@@ -1,0 +1,118 @@
+//! The plan: everything that is decided before a run begins.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which kind of run this is: a name for a source, an executor and a number of slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One plain command.
+    #[default]
+    Command,
+    /// A mode of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How the command's output gets into the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// The log itself is the command's standard output and error.
+    #[default]
+    File,
+    /// Each stream goes through a pipe that both bookends hold.
+    Pipe,
+    /// The command has a pseudo-terminal.
+    Tty,
+}
+
+/// What standard input of the command is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// The null device.
+    #[default]
+    Null,
+    /// What bookend itself was given.
+    Inherit,
+    /// The pseudo-terminal of `--tty`.
+    Tty,
+}
+
+/// What an acknowledged run survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// A power cut: files and directories are flushed.
+    #[default]
+    Full,
+    /// The death of any process, but not a power cut: nothing is flushed.
+    Process,
+}
+
+/// The command of a task, exactly as it is executed: no shell, raw bytes.
+#[derive(Clone, Debug, Default)]
+pub struct CommandSpec {
+    /// Program and arguments.
+    pub argv: Vec<OsString>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// Variables set for the command on top of bookend's own environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Standard input.
+    pub stdin: Stdin,
+}
+
+/// The limits of a run; none means unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Limits {
+    /// Wall time of the command, paused time left out, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Time without any output, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_ms: Option<u64>,
+}
+
+/// All that is decided before a run begins.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Plan {
+    /// The command of each task this run performs.
+    #[serde(skip)]
+    pub command: CommandSpec,
+    /// A name for people; need not be unique.
+    #[serde(skip)]
+    pub name: Option<String>,
+    /// Labels for filters.
+    #[serde(skip)]
+    pub labels: BTreeMap<String, String>,
+    /// The kind of run.
+    #[serde(skip)]
+    pub mode: Mode,
+    /// Tasks that may run at the same time.
+    pub slots: usize,
+    /// Limits.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// Time between the first stop signal and SIGKILL, in milliseconds.
+    pub grace_ms: u64,
+    /// The signal that stops the command; none relays the one that came, or sends SIGTERM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
+    /// How output is captured.
+    pub capture: Capture,
+    /// The most bytes of log that are kept, head and tail together.
+    pub log_max_bytes: u64,
+    /// What an acknowledged run survives.
+    pub durability: Durability,
+    /// Whether the run goes on without the caller's terminal.
+    pub detach: bool,
+}

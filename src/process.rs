@@ -1,0 +1,8 @@
+//! Processes: the only module that starts, signals and waits for them.
+
+pub mod identity;
+pub mod pty;
+pub mod pump;
+pub mod spawn;
+pub mod tree;
+pub mod wait;

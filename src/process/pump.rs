@@ -1,0 +1,361 @@
+//! The pump: moves a command's output into the log and keeps the log within its limit.
+//!
+//! Through pipes the bytes are spliced: they go from the pipe into the file inside the kernel, so that none is in
+//! this process's memory when it is killed. Where that is not possible (a pseudo-terminal, an odd file system)
+//! they wait in the ledger, from where the other bookend can still write them.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+use nix::fcntl::SpliceFFlags;
+
+use crate::disk::{self, retry};
+use crate::ledger::Ledger;
+use crate::model::record::Gap;
+use crate::model::time::Moment;
+
+/// One call moves at most this much.
+const PIECE: usize = 1 << 20;
+/// Calls for one stream before the other gets its turn.
+const TURNS: usize = 16;
+/// The log is trimmed in steps of at least this many bytes.
+const TRIM_STEP: u64 = 1 << 20;
+/// Holes begin and end at multiples of this.
+const BLOCK: u64 = 4096;
+
+/// Which stream of the command bytes came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output, or both where they are one.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+impl Stream {
+    /// Both, in the order of their descriptors.
+    pub const BOTH: [Self; 2] = [Self::Out, Self::Err];
+
+    /// The digit that stands for it in the index: its descriptor.
+    #[must_use]
+    pub fn digit(self) -> u8 {
+        match self {
+            Self::Out => 1,
+            Self::Err => 2,
+        }
+    }
+
+    /// The stream for a digit.
+    #[must_use]
+    pub fn of_digit(digit: u64) -> Option<Self> {
+        match digit {
+            1 => Some(Self::Out),
+            2 => Some(Self::Err),
+            _ => None,
+        }
+    }
+}
+
+/// What one turn of the pump came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Some bytes were moved; there may be more.
+    Moved,
+    /// Nothing is there now.
+    Dry,
+    /// Every writer is gone.
+    Closed,
+}
+
+/// Bytes that could not be written to the log, for whoever can still show them.
+pub type Spill<'a> = &'a mut dyn FnMut(Stream, &[u8]);
+
+/// The output side of one command.
+pub struct Pump {
+    sources: [Option<OwnedFd>; 2],
+    log: File,
+    index: Option<File>,
+    ledger: &'static Ledger,
+    splices: bool,
+    limit: u64,
+    run_start: Moment,
+    /// The error that keeps output from the log, while it lasts.
+    pub trouble: Option<io::Error>,
+    /// That the log could not be kept within its limit.
+    pub untrimmed: Option<io::Error>,
+}
+
+impl Pump {
+    /// A pump from up to two sources (none for a log that the command writes itself) into the log.
+    #[must_use]
+    pub fn new(
+        sources: [Option<OwnedFd>; 2],
+        log: File,
+        index: Option<File>,
+        ledger: &'static Ledger,
+        limit: u64,
+        run_start: Moment,
+    ) -> Self {
+        let splices = index.is_some();
+        Self { sources, log, index, ledger, splices, limit, run_start, trouble: None, untrimmed: None }
+    }
+
+    /// The handle to poll for a stream, while it is open.
+    #[must_use]
+    pub fn source(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        self.sources[usize::from(stream.digit() - 1)].as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// Whether any stream is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.sources.iter().any(Option::is_some)
+    }
+
+    /// Lets go of a stream.
+    pub fn close(&mut self, stream: Stream) {
+        self.sources[usize::from(stream.digit() - 1)] = None;
+    }
+
+    /// Writes what a bookend that was killed had read and not yet written.
+    pub fn recover(&mut self) {
+        let waiting = self.ledger.in_flight.load(Ordering::SeqCst) as usize;
+        if waiting > 0 {
+            // SAFETY: the process that used the buffer is dead.
+            let bytes = unsafe { self.ledger.transfer_buffer() };
+            self.store(Stream::Out, &bytes[..waiting.min(bytes.len())], &mut |_, _| {});
+            self.ledger.in_flight.store(0, Ordering::SeqCst);
+        }
+        self.ledger.log_bytes.store(self.position(), Ordering::SeqCst);
+    }
+
+    /// Moves what a stream has, up to a bound, and closes the stream at its end.
+    pub fn turn(&mut self, stream: Stream, now: Moment, spill: Spill<'_>) -> Turn {
+        for _ in 0..TURNS {
+            match self.step(stream, now, spill) {
+                Ok(0) => {
+                    self.close(stream);
+                    return Turn::Closed;
+                }
+                Ok(_) => self.ledger.last_output.store(now.0, Ordering::SeqCst),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Turn::Dry,
+                Err(_) => {
+                    self.close(stream);
+                    return Turn::Closed;
+                }
+            }
+        }
+        Turn::Moved
+    }
+
+    fn step(&mut self, stream: Stream, now: Moment, spill: Spill<'_>) -> io::Result<usize> {
+        if self.splices {
+            self.begin_segment(stream, now);
+            match self.splice(stream) {
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.splices = false,
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => self.trouble = Some(e),
+                other => return other,
+            }
+        }
+        self.copy(stream, now, spill)
+    }
+
+    fn splice(&mut self, stream: Stream) -> io::Result<usize> {
+        let Some(source) = self.source(stream) else { return Ok(0) };
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+        let moved = retry(|| nix::fcntl::splice(source, None, &self.log, None, PIECE, flags))?;
+        self.ledger.log_bytes.fetch_add(moved as u64, Ordering::SeqCst);
+        self.trouble = None;
+        Ok(moved)
+    }
+
+    /// Reads into the ledger and writes from there.
+    fn copy(&mut self, stream: Stream, now: Moment, spill: Spill<'_>) -> io::Result<usize> {
+        // SAFETY: this process alone moves the output, and this is the only call that does.
+        let buffer = unsafe { self.ledger.transfer_buffer() };
+        let Some(source) = self.source(stream) else { return Ok(0) };
+        let read = match retry(|| nix::unistd::read(source, buffer)) {
+            // A pseudo-terminal whose last user is gone says EIO.
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => 0,
+            other => other?,
+        };
+        self.ledger.in_flight.store(u32::try_from(read).unwrap_or(0), Ordering::SeqCst);
+        self.begin_segment(stream, now);
+        self.store(stream, &buffer[..read], spill);
+        self.ledger.in_flight.store(0, Ordering::SeqCst);
+        Ok(read)
+    }
+
+    /// Writes bytes to the log; what can not be written is counted and spilt.
+    fn store(&mut self, stream: Stream, mut bytes: &[u8], spill: Spill<'_>) {
+        while !bytes.is_empty() {
+            match retry(|| nix::unistd::write(&self.log, bytes)) {
+                Ok(0) => break,
+                Ok(written) => {
+                    self.ledger.log_bytes.fetch_add(written as u64, Ordering::SeqCst);
+                    bytes = &bytes[written..];
+                    self.trouble = None;
+                }
+                Err(e) => {
+                    self.trouble = Some(e);
+                    break;
+                }
+            }
+        }
+        if !bytes.is_empty() {
+            self.ledger.dropped.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            spill(stream, bytes);
+        }
+    }
+
+    /// Notes in the index where the bytes of another stream begin.
+    fn begin_segment(&mut self, stream: Stream, now: Moment) {
+        let open = self.ledger.segment.load(Ordering::SeqCst);
+        let (start, current) = (open / 4, Stream::of_digit(open % 4));
+        if current == Some(stream) {
+            return;
+        }
+        let end = self.ledger.log_bytes.load(Ordering::SeqCst);
+        if let Some(current) = current {
+            self.end_segment(current, start, end, now);
+        }
+        self.ledger.segment.store(end * 4 + u64::from(stream.digit()), Ordering::SeqCst);
+    }
+
+    /// Writes the open segment to the index, at the end.
+    pub fn finish_index(&mut self, now: Moment) {
+        let open = self.ledger.segment.load(Ordering::SeqCst);
+        if let Some(stream) = Stream::of_digit(open % 4) {
+            let end = self.ledger.log_bytes.load(Ordering::SeqCst);
+            self.end_segment(stream, open / 4, end, now);
+            self.ledger.segment.store(end * 4, Ordering::SeqCst);
+        }
+    }
+
+    /// One line of the index: milliseconds since the run's start, descriptor, bytes.
+    fn end_segment(&mut self, stream: Stream, start: u64, end: u64, now: Moment) {
+        if let (Some(index), true) = (&mut self.index, end > start) {
+            let line = format!("{} {} {}\n", now.ms_since(self.run_start), stream.digit(), end - start);
+            let _ = index.write_all(line.as_bytes());
+        }
+    }
+
+    /// Bytes in the log, whoever wrote them.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.log.metadata().map_or(0, |m| m.len())
+    }
+
+    /// Monotonic moment of the last output that this process can know of, from the file where it only watches.
+    #[must_use]
+    pub fn last_output(&self, now: Moment) -> Moment {
+        let through_us = Moment(self.ledger.last_output.load(Ordering::SeqCst));
+        let written = self.log.metadata().ok().filter(|m| m.len() > 0).and_then(|m| m.modified().ok());
+        let age = written.and_then(|at| at.elapsed().ok());
+        let by_file = age.map_or(Moment(0), |age| {
+            Moment(now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+        });
+        if self.is_open() { through_us } else { through_us.max(by_file) }
+    }
+
+    /// Gives the middle of a log that outgrew its limit back to the disk: its head and tail stay where they are.
+    pub fn trim(&mut self) {
+        let size = self.position();
+        let Some(hole) = hole(size, self.limit) else { return };
+        let known = self.ledger.gap[1].load(Ordering::SeqCst);
+        if hole.bytes < known + TRIM_STEP.min(self.limit / 8).max(BLOCK) {
+            return;
+        }
+        match disk::punch_hole(&self.log, hole.offset, hole.bytes) {
+            Ok(()) => {
+                self.ledger.gap[0].store(hole.offset, Ordering::SeqCst);
+                self.ledger.gap[1].store(hole.bytes, Ordering::SeqCst);
+            }
+            Err(e) => self.untrimmed = Some(e),
+        }
+    }
+
+    /// Whether the log has outgrown its limit by enough to be worth trimming; by its own count, without a call.
+    #[must_use]
+    pub fn wants_trim(&self) -> bool {
+        let dropped = self.ledger.gap[1].load(Ordering::SeqCst);
+        self.ledger.log_bytes.load(Ordering::SeqCst).saturating_sub(dropped) > self.limit + TRIM_STEP
+    }
+
+    /// The log itself.
+    #[must_use]
+    pub fn log(&self) -> &File {
+        &self.log
+    }
+
+    /// The error of the log as text for the record.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let lost = self.ledger.dropped.load(Ordering::SeqCst);
+        let reason =
+            self.trouble.as_ref().map_or("the log could not be written".to_owned(), ToString::to_string);
+        let lost = (lost > 0).then(|| format!("log: {lost} bytes of output are missing: {reason}"));
+        let untrimmed =
+            self.untrimmed.as_ref().map(|e| format!("log: its size limit could not be kept: {e}"));
+        lost.into_iter().chain(untrimmed).collect()
+    }
+}
+
+/// What to drop of a log of `size` bytes so that at most `limit` stay: a sixteenth at its head, the rest at its tail.
+fn hole(size: u64, limit: u64) -> Option<Gap> {
+    if size <= limit {
+        return None;
+    }
+    let offset = (limit / 16).next_multiple_of(BLOCK);
+    let end = (size - (limit - limit / 16)) / BLOCK * BLOCK;
+    (end > offset).then(|| Gap { offset, bytes: end - offset })
+}
+
+/// A pipe whose read end does not wait and holds as much as the system allows.
+///
+/// # Errors
+/// As pipe2(2).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (read, write) = retry(|| nix::unistd::pipe2(OFlag::O_CLOEXEC))?;
+    retry(|| fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)))?;
+    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(1 << 20));
+    Ok((read, write))
+}
+
+/// The link that `/proc/PID/fd` shows for an open file.
+#[must_use]
+pub fn link_of(handle: BorrowedFd<'_>) -> Option<String> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
+    link.to_str().map(str::to_owned)
+}
+
+/// Whether an error means that the disk is full in one of its ways.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_leave_at_most_the_limit() {
+        assert_eq!(hole(100, 100), None);
+        let limit = 1 << 20;
+        for size in [limit + 1, limit + 5000, 10 * limit, 10 * limit + 1] {
+            match hole(size, limit) {
+                None => assert!(size < limit + 3 * BLOCK),
+                Some(gap) => {
+                    assert!(size - gap.bytes <= limit + 3 * BLOCK, "{size}");
+                    assert!(gap.offset >= limit / 16 && gap.offset + gap.bytes <= size - limit / 2);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Finding runs: all, the living, or the one a person means.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use thiserror::Error;
+
+use super::run_dir::{RECORD, STATUS};
+use super::{LIVE, Store};
+use crate::disk;
+use crate::model::id::RunId;
+use crate::model::record::Record;
+
+/// How many candidates an ambiguous name lists.
+const CANDIDATES: usize = 10;
+
+/// Why a name does not stand for one run.
+#[derive(Debug, Error)]
+pub enum FindError {
+    /// There is no such run.
+    #[error("no run is called {0:?} in {1}")]
+    Nothing(String, String),
+    /// Several fit.
+    #[error("{0:?} could be any of {count} runs: {list}", count = .1.len(), list = some(.1))]
+    Ambiguous(String, Vec<RunId>),
+    /// The store can not be read.
+    #[error("reading {0}: {1}")]
+    Io(String, io::Error),
+}
+
+fn some(ids: &[RunId]) -> String {
+    let mut list: Vec<&str> = ids.iter().take(CANDIDATES).map(RunId::as_str).collect();
+    if ids.len() > CANDIDATES {
+        list.push("...");
+    }
+    list.join(", ")
+}
+
+/// A file of a run as a reader finds it.
+#[derive(Debug)]
+pub enum Found<T> {
+    /// Not there.
+    Absent,
+    /// There, but not whole JSON, or not readable as a file.
+    Torn(String),
+    /// Whole.
+    Whole(T),
+}
+
+/// Reads a record file, telling absent from torn.
+pub fn read_record(dir: &OwnedFd, name: &str) -> Found<Record> {
+    match disk::read_at(dir, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Absent,
+        Err(e) => Found::Torn(e.to_string()),
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Found::Whole(record),
+            Err(e) => Found::Torn(e.to_string()),
+        },
+    }
+}
+
+/// What is known of a run without asking whether it lives: its final record, else its living state.
+pub fn read_any(dir: &OwnedFd) -> Found<Record> {
+    match read_record(dir, RECORD) {
+        Found::Absent => read_record(dir, STATUS),
+        found => found,
+    }
+}
+
+impl Store {
+    /// Ids of all published runs, newest first.
+    ///
+    /// # Errors
+    /// As opening or reading the directory of runs.
+    pub fn all(&self) -> io::Result<Vec<RunId>> {
+        ids(self.runs())
+    }
+
+    /// Ids of the runs that have no final record yet, newest first.
+    ///
+    /// # Errors
+    /// As opening or reading the directory of markers.
+    pub fn living(&self) -> io::Result<Vec<RunId>> {
+        ids(disk::open_dir_at(self.dir(), LIVE))
+    }
+
+    /// Opens the directory of a run.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn open_run(&self, id: &RunId) -> io::Result<OwnedFd> {
+        disk::open_dir_at(self.runs()?, id.as_str())
+    }
+
+    /// The run a person means: an id or its beginning, the beginning of its last part, a name, `latest`, or the
+    /// path of a run directory in this store.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub fn find(&self, wanted: &str) -> Result<RunId, FindError> {
+        let all = self.all().map_err(|e| FindError::Io(self.path.display().to_string(), e))?;
+        let nothing = || FindError::Nothing(wanted.to_owned(), self.path.display().to_string());
+        if wanted == "latest" {
+            return all.first().cloned().ok_or_else(nothing);
+        }
+        let last = Path::new(wanted).file_name().and_then(|n| n.to_str()).unwrap_or(wanted);
+        let last = if wanted.contains('/') { last } else { wanted };
+        if let Some(id) = RunId::parse(last).filter(|id| all.contains(id)) {
+            return Ok(id);
+        }
+        let begins =
+            |id: &&RunId| !last.is_empty() && (id.as_str().starts_with(last) || id.short().starts_with(last));
+        let by_id: Vec<RunId> = all.iter().filter(begins).cloned().collect();
+        let fitting = if by_id.is_empty() { self.named(&all, wanted) } else { by_id };
+        match fitting.as_slice() {
+            [] => Err(nothing()),
+            [one] => Ok(one.clone()),
+            _ => Err(FindError::Ambiguous(wanted.to_owned(), fitting)),
+        }
+    }
+
+    fn named(&self, all: &[RunId], name: &str) -> Vec<RunId> {
+        let is_named = |id: &&RunId| {
+            let Ok(dir) = self.open_run(id) else { return false };
+            matches!(read_any(&dir), Found::Whole(record) if record.name.as_deref() == Some(name))
+        };
+        all.iter().filter(is_named).cloned().collect()
+    }
+}
+
+fn ids(dir: io::Result<OwnedFd>) -> io::Result<Vec<RunId>> {
+    let dir = match dir {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut ids: Vec<RunId> = disk::names(dir)?.iter().filter_map(|name| RunId::parse(name)).collect();
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(ids)
+}

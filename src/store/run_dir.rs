@@ -1,0 +1,349 @@
+//! One run's directory: made under a temporary name, published by a rename, sealed by a rename.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use super::{LIVE, RUNS, Store};
+use crate::disk::{self, Access};
+use crate::model::id::RunId;
+use crate::model::plan::{Capture, Durability};
+use crate::model::record::Record;
+
+/// The living state.
+pub const STATUS: &str = "status.json";
+/// The final record.
+pub const RECORD: &str = "run.json";
+/// The log.
+pub const LOG: &str = "harness.log";
+/// Which part of the log came from which stream.
+pub const INDEX: &str = "harness.idx";
+/// What happened.
+pub const EVENTS: &str = "events.jsonl";
+/// What was asked.
+pub const PROMPT: &str = "prompt.md";
+/// What went wrong.
+pub const DIAGNOSTICS: &str = "diagnostics.md";
+/// The record of the only task.
+pub const TASK: &str = "task.json";
+/// Proof of life.
+pub const LOCK: &str = "lock";
+/// What `bookend kill` wants, for the keeper to read.
+pub const INTENT: &str = "kill.json";
+/// Disk space set aside for the record.
+pub const RESERVE: &str = "reserve";
+/// Prefix of directories that are not published yet.
+pub const UNPUBLISHED: &str = ".new-";
+/// Size of the reserve.
+pub const RESERVE_BYTES: u64 = 16 * 1024;
+
+/// Why a run directory could not be made or read.
+#[derive(Debug, Error)]
+#[error("{doing}: {source}")]
+pub struct RunDirError {
+    /// What was being done, to what.
+    pub doing: String,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+fn failed(doing: impl Into<String>) -> impl FnOnce(io::Error) -> RunDirError {
+    let doing = doing.into();
+    move |source| RunDirError { doing, source }
+}
+
+/// A run directory with everything open that its end will need.
+#[derive(Debug)]
+pub struct RunDir {
+    /// The run.
+    pub id: RunId,
+    store: OwnedFd,
+    runs: OwnedFd,
+    dir: OwnedFd,
+    /// Locked while a bookend of the run lives.
+    pub lock: File,
+    /// The log.
+    pub log: File,
+    /// Its index, for pipes.
+    pub index: Option<File>,
+    events: File,
+    reserve: File,
+    saves: AtomicU32,
+    /// Whether files are flushed.
+    pub durability: Durability,
+}
+
+impl RunDir {
+    /// Makes a directory for a new run, locked and not yet published.
+    ///
+    /// # Errors
+    /// What the failing step said; nothing is left behind then.
+    pub fn create(
+        store: &Store,
+        id: RunId,
+        capture: Capture,
+        durability: Durability,
+    ) -> Result<Self, RunDirError> {
+        let runs_path = store.path.join(RUNS);
+        let name = format!("{UNPUBLISHED}{id}");
+        let made = Self::runs_of(store).and_then(|runs| match disk::make_dir_at(&runs, &name) {
+            Ok(()) => Ok(runs),
+            Err(e) => Err(e),
+        });
+        let runs = made.map_err(failed(format!("making a run directory in {}", runs_path.display())))?;
+        Self::fill(store, &runs, &name, &id, capture, durability).map_err(|e| {
+            let _ = disk::remove_flat_dir_at(&runs, &name);
+            RunDirError {
+                doing: format!("preparing run directory {}: {}", runs_path.join(&name).display(), e.doing),
+                source: e.source,
+            }
+        })
+    }
+
+    fn runs_of(store: &Store) -> io::Result<OwnedFd> {
+        match store.runs() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                super::make_parts(store.dir())?;
+                store.runs()
+            }
+            other => other,
+        }
+    }
+
+    fn fill(
+        store: &Store,
+        runs: &OwnedFd,
+        name: &str,
+        id: &RunId,
+        capture: Capture,
+        durability: Durability,
+    ) -> Result<Self, RunDirError> {
+        let dir = disk::open_dir_at(runs, name).map_err(failed("opening it"))?;
+        let lock = disk::create_at(&dir, LOCK, Access::Write).map_err(failed("making its lock"))?;
+        if !disk::try_lock(&lock).map_err(failed("locking it"))? {
+            return Err(failed("locking it")(io::Error::from(io::ErrorKind::WouldBlock)));
+        }
+        let reserve = disk::create_at(&dir, RESERVE, Access::Write).map_err(failed("making its reserve"))?;
+        disk::reserve(&reserve, RESERVE_BYTES).map_err(failed("reserving space for its record"))?;
+        let access = if capture == Capture::File { Access::Append } else { Access::Write };
+        let log = disk::create_at(&dir, LOG, access).map_err(failed("making its log"))?;
+        let index = (capture == Capture::Pipe)
+            .then(|| disk::create_at(&dir, INDEX, Access::Append))
+            .transpose()
+            .map_err(failed("making the index of its log"))?;
+        let events = disk::create_at(&dir, EVENTS, Access::Append).map_err(failed("making its events"))?;
+        let clone = |fd: &OwnedFd| fd.try_clone().map_err(failed("keeping a handle"));
+        Ok(Self {
+            id: id.clone(),
+            store: clone(store.dir())?,
+            runs: clone(runs)?,
+            dir,
+            lock,
+            log,
+            index,
+            events,
+            reserve,
+            saves: AtomicU32::new(0),
+            durability,
+        })
+    }
+
+    /// Opens a published run to seal it in the place of its dead bookends; `lock` must be held exclusively.
+    ///
+    /// # Errors
+    /// What the failing step said.
+    pub fn adopt(store: &Store, id: &RunId, dir: OwnedFd, lock: File) -> Result<Self, RunDirError> {
+        let fallback = |name: &str| disk::append_at(&dir, name);
+        let events = fallback(EVENTS).map_err(failed("opening its events"))?;
+        let log = disk::open_at(&dir, LOG).or_else(|_| fallback(LOG)).map_err(failed("opening its log"))?;
+        let _ = disk::remove_at(&dir, RESERVE);
+        let reserve = disk::create_at(&dir, RESERVE, Access::Write).map_err(failed("making its reserve"))?;
+        Ok(Self {
+            id: id.clone(),
+            store: store.dir().try_clone().map_err(failed("keeping a handle"))?,
+            runs: store.runs().map_err(failed("opening the directory of runs"))?,
+            dir,
+            lock,
+            log,
+            index: None,
+            events,
+            reserve,
+            saves: AtomicU32::new(0),
+            durability: Durability::Full,
+        })
+    }
+
+    /// The handle of the directory.
+    #[must_use]
+    pub fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Gives the directory its final name, with a marker among the living. From here on the run exists.
+    ///
+    /// # Errors
+    /// What the failing step said. When the name was already given, nothing is done.
+    pub fn publish(&self) -> io::Result<()> {
+        let name = format!("{UNPUBLISHED}{}", self.id);
+        match disk::link_at(&self.dir, LOCK, &self.store, &format!("{LIVE}/{}", self.id)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                super::make_parts(&self.store)?;
+                disk::link_at(&self.dir, LOCK, &self.store, &format!("{LIVE}/{}", self.id))?;
+            }
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        match disk::rename_new_at(&self.runs, &name, &self.runs, self.id.as_str()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_published() => {}
+            other => other?,
+        }
+        if self.durability == Durability::Full {
+            disk::sync(&self.dir)?;
+            disk::sync(&self.runs)?;
+        }
+        Ok(())
+    }
+
+    fn is_published(&self) -> bool {
+        disk::open_dir_at(&self.runs, self.id.as_str())
+            .is_ok_and(|d| disk::same_place(d.as_fd(), self.dir.as_fd()))
+    }
+
+    /// Takes back a run that was never published.
+    pub fn discard(&self) {
+        let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
+        let _ = disk::remove_flat_dir_at(&self.runs, &format!("{UNPUBLISHED}{}", self.id));
+    }
+
+    /// Takes the run from the living.
+    pub fn unmark(&self) {
+        let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
+    }
+
+    /// Replaces status.json, whole or not at all.
+    ///
+    /// # Errors
+    /// What the failing step said; the old file is untouched then.
+    pub fn save_status(&self, record: &Record, durable: bool) -> io::Result<()> {
+        let n = self.saves.fetch_add(1, Ordering::SeqCst);
+        let fresh = if n == 0 { STATUS.to_owned() } else { format!(".{STATUS}.{}.{n}", std::process::id()) };
+        let written = self.write_new(&fresh, &json_line(record), durable);
+        let done = written.and_then(|()| match n {
+            0 => Ok(()),
+            _ => disk::replace_at(&self.dir, &fresh, &self.dir, STATUS),
+        });
+        if done.is_err() {
+            let _ = disk::remove_at(&self.dir, &fresh);
+        }
+        done
+    }
+
+    /// Writes a file that must not exist yet.
+    ///
+    /// # Errors
+    /// What the failing step said.
+    pub fn write_new(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+        let file = disk::create_at(&self.dir, name, Access::Write)?;
+        disk::write_all_at(&file, bytes, 0)?;
+        if durable && self.durability == Durability::Full {
+            disk::sync_data(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file, in place of one that a bookend which died may have begun.
+    ///
+    /// # Errors
+    /// What the failing step said.
+    pub fn write_over(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        match self.write_new(name, bytes, false) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                disk::remove_at(&self.dir, name)?;
+                self.write_new(name, bytes, false)
+            }
+            other => other,
+        }
+    }
+
+    /// Appends one event; what can not be written is let go, as the record does not depend on it.
+    pub fn append_event(&self, line: &[u8]) {
+        let _ = (&self.events).write_all(line);
+    }
+
+    /// The handle of the events, for the command to announce itself.
+    #[must_use]
+    pub fn events(&self) -> &File {
+        &self.events
+    }
+
+    /// Creates run.json from the reserve: the space is there already, and the first one to do it wins.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the run is sealed; else what the failing step said. `synced` tells whether the bytes
+    /// were flushed when that was asked for.
+    pub fn seal_from_reserve(&self, bytes: &[u8], synced: &mut bool) -> io::Result<()> {
+        disk::write_all_at(&self.reserve, bytes, 0)?;
+        disk::set_len(&self.reserve, bytes.len() as u64)?;
+        *synced = self.flush(&self.reserve);
+        disk::rename_new_at(&self.dir, RESERVE, &self.dir, RECORD)?;
+        *synced &= self.flush(&self.dir);
+        Ok(())
+    }
+
+    /// Creates run.json from a new file, for when the reserve is of no use; its space is given back first.
+    ///
+    /// # Errors
+    /// As [`Self::seal_from_reserve`].
+    pub fn seal_from_new(&self, bytes: &[u8], synced: &mut bool) -> io::Result<()> {
+        let name = format!(".{RECORD}.{}", std::process::id());
+        let _ = disk::set_len(&self.reserve, 0);
+        let _ = disk::remove_at(&self.dir, &name);
+        let file = disk::create_at(&self.dir, &name, Access::Write)?;
+        let sealed = disk::write_all_at(&file, bytes, 0).and_then(|()| {
+            *synced = self.flush(&file);
+            disk::rename_new_at(&self.dir, &name, &self.dir, RECORD)
+        });
+        if sealed.is_err() {
+            let _ = disk::remove_at(&self.dir, &name);
+        }
+        let _ = disk::remove_at(&self.dir, RESERVE);
+        *synced &= self.flush(&self.dir);
+        sealed
+    }
+
+    fn flush(&self, handle: impl AsFd) -> bool {
+        self.durability == Durability::Process || disk::sync(handle).is_ok()
+    }
+
+    /// Makes status.json another name of run.json: the living state now says what the record says.
+    ///
+    /// # Errors
+    /// As linkat(2) and renameat(2).
+    pub fn settle_status(&self) -> io::Result<()> {
+        let name = format!(".{STATUS}.{}.end", std::process::id());
+        disk::link_at(&self.dir, RECORD, &self.dir, &name)?;
+        disk::replace_at(&self.dir, &name, &self.dir, STATUS)
+    }
+
+    /// Reads one of the run's small files.
+    ///
+    /// # Errors
+    /// As [`disk::read_at`].
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        disk::read_at(&self.dir, name)
+    }
+}
+
+/// A value as one line of JSON.
+#[must_use]
+pub fn json_line(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(2048);
+    // Records hold no map with keys that JSON can not have, so this can not fail; an empty file is seen as torn.
+    let _ = serde_json::to_writer(&mut bytes, value);
+    bytes.push(b'\n');
+    bytes
+}

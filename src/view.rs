@@ -1,0 +1,6 @@
+//! Records into words: used by every front alike. Pure.
+
+pub mod quote;
+pub mod show;
+pub mod table;
+pub mod words;

@@ -1,0 +1,74 @@
+//! Command lines and other people's text, made safe to print and to paste.
+
+/// An argument as a POSIX shell would need it, control characters made visible.
+#[must_use]
+pub fn argument(arg: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !arg.is_empty() && arg.chars().all(plain) {
+        return arg.to_owned();
+    }
+    if arg.chars().any(is_control) {
+        let escaped: String = arg
+            .chars()
+            .map(|c| match c {
+                '\'' | '\\' => format!("\\{c}"),
+                '\n' => "\\n".to_owned(),
+                '\t' => "\\t".to_owned(),
+                c if is_control(c) && (c as u32) < 0x100 => format!("\\x{:02x}", c as u32),
+                c if is_control(c) => format!("\\u{:04x}", c as u32),
+                c => c.to_string(),
+            })
+            .collect();
+        return format!("$'{escaped}'");
+    }
+    format!("'{}'", arg.replace('\'', "'\\''"))
+}
+
+/// A whole command line.
+#[must_use]
+pub fn command(argv: &[String]) -> String {
+    argv.iter().map(|arg| argument(arg)).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a character steers a terminal or the direction of text instead of showing something.
+#[must_use]
+pub fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text with every control character but newline and tab made visible.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c.to_string(),
+            c if is_control(c) => format!("<{:02x}>", c as u32),
+            c => c.to_string(),
+        })
+        .collect()
+}
+
+/// Text cut to `width` characters.
+#[must_use]
+pub fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_what_a_shell_would_read_otherwise() {
+        assert_eq!(argument("a-b/c.d"), "a-b/c.d");
+        assert_eq!(argument(""), "''");
+        assert_eq!(argument("a b"), "'a b'");
+        assert_eq!(argument("it's"), r"'it'\''s'");
+        assert_eq!(argument("\x1b[31m"), r"$'\x1b[31m'");
+        assert_eq!(visible("a\x1b]52;c\x07\u{202e}\n"), "a<1b>]52;c<07><202e>\n");
+        assert_eq!(shortened("abcdef", 4), "abc…");
+    }
+}

@@ -1,0 +1,3 @@
+//! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
+
+mod world;
