@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, OFlag, RenameFlags};
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::UnlinkatFlags;
 
@@ -199,13 +199,25 @@ pub fn replace_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::R
 /// `AlreadyExists` when the name is taken; else as renameat2(2).
 pub fn rename_new_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
-    match retry(|| nix::fcntl::renameat2(from, old, to, new, RenameFlags::RENAME_NOREPLACE)) {
+    match retry(|| rename_noreplace(from, old, to, new)) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
             link_at(from, old, to, new)?;
             remove_at(from, old)
         }
         other => other,
     }
+}
+
+/// renameat2(2) by its number: not every C library has it.
+fn rename_noreplace(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_>, new: &str) -> nix::Result<()> {
+    use nix::NixPath;
+    let call = |old: *const libc::c_char, new: *const libc::c_char| {
+        let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+        // SAFETY: both paths are NUL-terminated for the time of the call, and both handles are open.
+        unsafe { libc::syscall(libc::SYS_renameat2, from, old, to, new, libc::RENAME_NOREPLACE) }
+    };
+    let done = old.with_nix_path(|old| new.with_nix_path(|new| call(old.as_ptr(), new.as_ptr())))??;
+    Errno::result(done).map(drop)
 }
 
 /// Gives a file a second name, which must be free.
