@@ -35,13 +35,33 @@ pub fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     Err(io::Error::from(Errno::EINTR))
 }
 
+/// Reads the beginning of a file, such as the kernel makes in /proc, with one read.
+///
+/// # Errors
+/// As openat(2) and read(2).
+pub fn read_start(path: &str, buffer: &mut [u8]) -> io::Result<usize> {
+    let file = open_path(Path::new(path), OFlag::O_RDONLY)?;
+    retry(|| nix::unistd::read(&file, buffer))
+}
+
+fn open_path(path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    retry(|| nix::fcntl::openat(nix::fcntl::AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty()))
+}
+
+/// Opens the null device for reading.
+///
+/// # Errors
+/// As openat(2).
+pub fn open_null() -> io::Result<OwnedFd> {
+    open_path(Path::new("/dev/null"), OFlag::O_RDONLY)
+}
+
 /// Opens a directory by path, following links on the way to it but not at its end.
 ///
 /// # Errors
 /// As openat(2).
 pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    retry(|| nix::fcntl::open(path, flags, Mode::empty()))
+    open_path(path, OFlag::O_DIRECTORY | OFlag::O_RDONLY)
 }
 
 /// Opens a directory inside another, following no link.

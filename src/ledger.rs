@@ -73,6 +73,8 @@ pub struct Ledger {
     pub cause: Once<1024>,
     /// How the command ended.
     pub exit: Once<256>,
+    /// What the front returns with, once the run is sealed.
+    pub finished: Once<4096>,
     /// A panic's message and place.
     pub panic: Once<1024>,
     /// Bytes in the log.

@@ -62,19 +62,16 @@ impl Signals {
         Ok(Self { handle, ignored: IGNORABLE.map(is_ignored) })
     }
 
-    /// Takes the next signal, if there is one.
-    pub fn take(&self) -> Option<Received> {
+    /// Takes some of the signals that wait; what is left is there at the next look.
+    pub fn take(&self) -> Vec<Received> {
+        const MOST: usize = 8;
         // SAFETY: signalfd_siginfo is plain data for which all zeros is a value.
-        let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
-        let size = size_of_val(&info);
-        // SAFETY: the kernel writes at most `size` bytes to `info`.
-        let read = unsafe { libc::read(self.handle.as_raw_fd(), (&raw mut info).cast(), size) };
-        if usize::try_from(read).ok() != Some(size) {
-            return None;
-        }
-        let by_process = info.ssi_code <= 0 && info.ssi_pid != 0;
-        let sender = by_process.then(|| (info.ssi_pid.cast_signed(), info.ssi_uid));
-        Some(Received { signal: info.ssi_signo.cast_signed(), sender })
+        let mut infos: [libc::signalfd_siginfo; MOST] = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes at most the size of `infos` to it.
+        let read =
+            unsafe { libc::read(self.handle.as_raw_fd(), infos.as_mut_ptr().cast(), size_of_val(&infos)) };
+        let count = usize::try_from(read).unwrap_or(0) / size_of::<libc::signalfd_siginfo>();
+        infos[..count].iter().map(received).collect()
     }
 
     /// Whether the caller had this signal ignored when bookend started.
@@ -101,6 +98,12 @@ impl Signals {
         use std::os::fd::AsFd;
         self.handle.as_fd()
     }
+}
+
+fn received(info: &libc::signalfd_siginfo) -> Received {
+    let by_process = info.ssi_code <= 0 && info.ssi_pid != 0;
+    let sender = by_process.then(|| (info.ssi_pid.cast_signed(), info.ssi_uid));
+    Received { signal: info.ssi_signo.cast_signed(), sender }
 }
 
 fn empty_mask() -> libc::sigset_t {

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use thiserror::Error;
 
@@ -117,7 +118,7 @@ fn nearest() -> Option<PathBuf> {
 pub struct Store {
     /// Where it is, absolute.
     pub path: PathBuf,
-    dir: OwnedFd,
+    dir: Rc<OwnedFd>,
 }
 
 impl Store {
@@ -162,12 +163,12 @@ impl Store {
         if found.shared {
             return Err(StoreError::Shared { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), dir })
+        Ok(Self { path: path.to_owned(), dir: Rc::new(dir) })
     }
 
     /// The handle of the store's directory.
     #[must_use]
-    pub fn dir(&self) -> &OwnedFd {
+    pub fn dir(&self) -> &Rc<OwnedFd> {
         &self.dir
     }
 

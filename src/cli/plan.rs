@@ -30,11 +30,11 @@ pub struct Surroundings {
     pub tight_disk: bool,
 }
 
-/// Makes the plan.
+/// Checks what can be told from the arguments alone, before anything is made.
 ///
 /// # Errors
 /// What is missing or contradictory, as a usage failure.
-pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
+pub fn check(args: &RunArgs) -> Result<(), Failure> {
     if args.command.is_empty() {
         return Err(Failure::new(
             USAGE,
@@ -45,6 +45,14 @@ pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
     if args.detach && args.stdin {
         return Err(Failure::new(USAGE, "--detach and --stdin contradict each other", "drop one of the two"));
     }
+    Ok(())
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// What is wrong with the arguments, as a usage failure.
+pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
     let default_grace = if around.ci { GRACE_IN_CI } else { GRACE };
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Ok(Plan {

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::fd::AsFd;
 
 use super::args::RunArgs;
-use super::error::{Failure, INTERNAL, USAGE};
-use super::plan::{Surroundings, plan};
+use super::error::{Failure, INTERNAL};
+use super::plan::{Surroundings, check, plan};
 use super::{Done, note_attempt};
 use crate::disk;
 use crate::engine::begin::{self, BeginError, Prepared};
@@ -32,15 +32,12 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
     let umask = shed_inheritance();
     let signals = Signals::block()
         .map_err(|e| Failure::new(INTERNAL, format!("preparing to receive signals: {e}"), "try again"))?;
-    let refused = plan(&args, Surroundings::default()).err().filter(|f| f.code == USAGE);
-    if let Some(failure) = refused {
-        note_attempt(argv, &failure.message);
-        return Err(failure);
-    }
+    check(&args).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let store = Store::open_or_create().map_err(|e| no_run(&args, Failure::from(e)))?;
-    let plan = plan(&args, look_around(&store))?;
+    let plan = plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let prepared = begin::prepare(&store, plan.clone(), signals, umask);
-    let prepared = prepared.map_err(|e| no_run(&args, explain(e)))?;
+    let mut prepared = prepared.map_err(|e| no_run(&args, explain(e)))?;
+    prepared.announce(!args.quiet || args.print_id || args.id_file.is_some() || args.detach);
     if plan.detach { detached(args, prepared, &store) } else { attached(args, &plan, prepared, &store) }
 }
 

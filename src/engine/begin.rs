@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::File;
+use std::rc::Rc;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
@@ -89,7 +90,12 @@ impl Prepared {
     #[must_use]
     pub fn output(&self) -> (&File, Option<&File>, &'static Ledger) {
         let guard = &self.hands.guard;
-        (&guard.dir.log, guard.dir.index.as_ref(), guard.ledger)
+        (&guard.dir.log, guard.dir.index.as_deref(), guard.ledger)
+    }
+
+    /// Says whether the front wants to know that the run is on disk.
+    pub fn announce(&mut self, wanted: bool) {
+        self.hands.announces = wanted;
     }
 
     /// Takes the run back.
@@ -108,9 +114,7 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
     let terminal = Terminal::of_stdin();
     let (ends, sources, pty) = wire(plan.capture, terminal.as_ref())?;
     let dir = create(store, &plan, now)?;
-    let log = dir.log.try_clone().map_err(failed("keeping a handle on the log"))?;
-    let index = dir.index.as_ref().map(std::fs::File::try_clone).transpose();
-    let index = index.map_err(failed("keeping a handle on the index"))?;
+    let (log, index) = (Rc::clone(&dir.log), dir.index.clone());
     let record = describe(&plan, &dir, now);
     let pump = Pump::new(sources, log, index, ledger, plan.log_max_bytes, started);
     let hands = Hands {
@@ -129,6 +133,8 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
         blind: false,
         fetched: 0,
         leftovers: Leftovers::default(),
+        childless: false,
+        announces: true,
     };
     Ok(Prepared { hands, terminal, pty })
 }
@@ -288,9 +294,9 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             hands.guard.record.owner.front_pid = front.map(|s| s.pid);
             hands.guard.record.owner.front_start_time = front.map(|s| s.start_time);
             let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-                let done = keep(hands);
+                let front_died = keep(hands);
                 if let Some(terminal) = terminal {
-                    terminal.restore_if(done.front_died);
+                    terminal.restore_if(front_died);
                 }
             }));
             // SAFETY: the keeper's work is done, or its unwinding has sealed the run; the stack above belongs to
@@ -323,6 +329,8 @@ fn front_life(mut hands: Hands, keeper: i32, presence: Presence) -> Finished {
     let watched = std::panic::catch_unwind(watch);
     failpoint::hit("front.end");
     if let Ok(finished) = watched {
+        // The process ends soon, and the kernel lets go of everything in one call.
+        std::mem::forget(hands);
         return finished;
     }
     let message = hands.guard.ledger.panic.get().unwrap_or_default();
@@ -331,27 +339,28 @@ fn front_life(mut hands: Hands, keeper: i32, presence: Presence) -> Finished {
     super::front::finished_by_record(&mut hands)
 }
 
-/// What the keeper has to say once it is done.
-struct Kept {
-    front_died: bool,
-}
 
-/// The keeper's life: publish the run, run the engine, seal.
-fn keep(mut hands: Hands) -> Kept {
+/// The keeper's life: publish the run, run the engine, seal. Whether the front died meanwhile.
+fn keep(mut hands: Hands) -> bool {
     failpoint::hit("keeper.start");
     if let Err(e) = publish(&mut hands) {
         hands.guard.disarm();
         hands.guard.dir.discard();
         let message = format!("bookend: error: publishing run {}: {e}", hands.guard.dir.id);
         hands.send(&Message::Refused { message });
-        return Kept { front_died: hands.link.is_none() };
+        return hands.link.is_none();
     }
     hands.guard.ledger.published.store(true, Ordering::SeqCst);
-    hands.send(&Message::Published);
+    if hands.announces {
+        hands.send(&Message::Published);
+    }
     failpoint::hit("keeper.published");
     let mut machine = RunMachine::new(hands.plan.clone());
     super::run(&mut machine, &mut hands, Event::Published);
-    Kept { front_died: hands.link.is_none() }
+    let front_died = hands.link.is_none();
+    // The process ends now, and the kernel lets go of everything in one call.
+    std::mem::forget(hands);
+    front_died
 }
 
 /// Puts the run on disk, under its name.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
 
 use super::echo::{Echo, FLOWING_MS, Progress, UNWATCHED_MS};
 use super::hands::Hands;
@@ -23,7 +24,7 @@ use crate::view::words;
 const STUCK_MS: u64 = 1_500;
 
 /// How a run ended, for the caller of bookend.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Finished {
     /// Exit code.
     pub code: u8,
@@ -257,7 +258,7 @@ impl Vigil<'_> {
     }
 
     fn on_signals(&mut self) {
-        while let Some(received) = self.hands.signals.take() {
+        for received in self.hands.signals.take() {
             let number = received.signal;
             match number {
                 libc::SIGCHLD => {}
@@ -326,9 +327,6 @@ impl Vigil<'_> {
             Incoming::Message(Message::Published) => (self.presence.on_published)(),
             Incoming::Message(Message::Tell { line }) => self.presence.say(&line),
             Incoming::Message(Message::Paused) if self.presence.pty.is_some() => self.stop_and_go_on(),
-            Incoming::Message(Message::Sealed { code, die_of, verdict }) => {
-                self.finished = Some(Finished { code, die_of, verdict });
-            }
             Incoming::Message(Message::Refused { message }) => {
                 self.finished = Some(Finished { code: 125, die_of: None, verdict: message });
             }
@@ -348,7 +346,8 @@ impl Vigil<'_> {
         self.hands.link = None;
         let how = self.keeper.take().and_then(|pid| wait::wait_for(pid).ok().flatten());
         if self.finished.is_none() {
-            self.finished = Some(self.end_instead(how.as_ref()));
+            let ready = self.hands.guard.ledger.finished.get();
+            self.finished = Some(ready.unwrap_or_else(|| self.end_instead(how.as_ref())));
         }
         self.gone = true;
         self.stuck_at = None;

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::env;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
+use super::front::Finished;
 use super::leftovers::Leftovers;
 use crate::clock;
 use crate::failpoint;
@@ -87,6 +87,10 @@ pub struct Hands {
     pub fetched: u32,
     /// What the command left behind.
     pub leftovers: Leftovers,
+    /// Whether the last look found no child at all.
+    pub childless: bool,
+    /// Whether the front wants to know that the run is on disk.
+    pub announces: bool,
 }
 
 impl Hands {
@@ -293,20 +297,16 @@ impl Hands {
 
     /// Reaps every child that has ended, the command included once its end is known. True when no child is left.
     pub fn reap_adopted(&mut self) -> bool {
-        let command = self.command.as_ref().filter(|c| c.ours);
-        let unseen = command.filter(|c| !c.ended).map(|c| c.pid);
-        loop {
-            match wait::peek_any() {
-                Err(e) => return e.raw_os_error() == Some(libc::ECHILD) && !self.blind,
-                Ok(Some((pid, _))) if Some(pid) != unseen => wait::reap(pid),
-                Ok(_) => return false,
-            }
-        }
+        let command = self.command.as_ref().filter(|c| c.ours && !c.ended);
+        self.childless = wait::reap_all_but(command.map(|c| c.pid)) && !self.blind;
+        self.childless
     }
 
     fn reap_command(&mut self) {
         failpoint::hit("keeper.draining");
-        self.reap_adopted();
+        if !self.childless {
+            self.reap_adopted();
+        }
         self.pump.finish_index(clock::moment());
     }
 
@@ -376,7 +376,8 @@ impl Hands {
             Some(CodeRule::DieOf(signal)) if sealed.code != 125 => Some(signal),
             _ => None,
         };
-        self.send(&Message::Sealed { code: sealed.code, die_of, verdict: words::verdict(record) });
+        let finished = Finished { code: sealed.code, die_of, verdict: words::verdict(record) };
+        self.guard.ledger.finished.set(&finished);
         sealed
     }
 }
@@ -416,8 +417,7 @@ fn inherited() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>
 }
 
 fn open_null() -> Result<OwnedFd, SpawnError> {
-    let opened = File::open("/dev/null").map(OwnedFd::from);
-    opened.map_err(|e| SpawnError {
+    crate::disk::open_null().map_err(|e| SpawnError {
         doing: "opening /dev/null".to_owned(),
         errno: nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)),
     })

@@ -64,7 +64,7 @@ impl Hands {
     fn collect(&mut self, source: Source) {
         match source {
             Source::Signals => {
-                while let Some(received) = self.signals.take() {
+                for received in self.signals.take() {
                     self.on_signal(received);
                 }
             }
@@ -131,6 +131,23 @@ impl Hands {
             return;
         };
         let pid = command.pid;
+        match wait::peek(pid) {
+            Change::Ended(exit) => {
+                self.command_ended(Some(&exit));
+                self.queue.push_back(Event::Exited(SLOT, Some(exit)));
+            }
+            Change::NotOurs => {
+                self.command_ended(None);
+                self.queue.push_back(Event::Exited(SLOT, None));
+            }
+            _ => {
+                self.on_pause(pid);
+                self.reap_adopted();
+            }
+        }
+    }
+
+    fn on_pause(&mut self, pid: i32) {
         match wait::take_stop(pid) {
             Change::Stopped => {
                 self.command_paused(Some(clock::now()));
@@ -142,19 +159,6 @@ impl Hands {
                 self.queue.push_back(Event::Continued(SLOT));
             }
             _ => {}
-        }
-        match wait::peek(pid) {
-            Change::Ended(exit) => {
-                self.command_ended(Some(&exit));
-                self.queue.push_back(Event::Exited(SLOT, Some(exit)));
-            }
-            Change::NotOurs => {
-                self.command_ended(None);
-                self.queue.push_back(Event::Exited(SLOT, None));
-            }
-            _ => {
-                self.reap_adopted();
-            }
         }
     }
 

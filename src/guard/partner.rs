@@ -12,7 +12,7 @@ use crate::disk::retry;
 use crate::process::pump::Stream;
 
 /// Longest message.
-const MESSAGE_BYTES: usize = 80 * 1024;
+const MESSAGE_BYTES: usize = 8 * 1024;
 /// First byte of a message that is JSON; others are the digit of a stream, before its bytes.
 const JSON: u8 = b'{';
 
@@ -47,15 +47,6 @@ pub enum Message {
     },
     /// Keeper: the command has been stopped by a signal.
     Paused,
-    /// Keeper: the run is sealed.
-    Sealed {
-        /// Exit code.
-        code: u8,
-        /// Signal to die of, so that the caller sees why.
-        die_of: Option<i32>,
-        /// Lines for the person at the terminal.
-        verdict: String,
-    },
     /// Keeper: the run could not begin; nothing is on disk.
     Refused {
         /// What to tell, hint included.
@@ -103,10 +94,10 @@ impl Link {
     /// Passes on output that could not be written to the log; false when the partner can not take it now.
     #[must_use]
     pub fn spill(&self, stream: Stream, bytes: &[u8]) -> bool {
-        let mut framed = Vec::with_capacity(bytes.len() + 1);
-        framed.push(stream.digit());
-        framed.extend_from_slice(bytes);
-        self.send_bytes(&framed).is_ok()
+        bytes.chunks(MESSAGE_BYTES - 1).all(|piece| {
+            let framed = [&[stream.digit()], piece].concat();
+            self.send_bytes(&framed).is_ok()
+        })
     }
 
     fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -116,7 +107,7 @@ impl Link {
     /// Takes what came next, without waiting.
     #[must_use]
     pub fn take(&self) -> Incoming {
-        let mut bytes = vec![0; MESSAGE_BYTES];
+        let mut bytes = [0; MESSAGE_BYTES];
         match retry(|| recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT)) {
             Ok(0) => Incoming::Gone,
             Ok(n) if bytes[0] == JSON => {

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::Pid;
 
+use crate::disk;
+
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -33,13 +35,19 @@ impl Stat {
 /// Asks the kernel about a process; none when there is no such process.
 #[must_use]
 pub fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    read_stat(&format!("/proc/{pid}/stat"))
 }
 
 /// Asks the kernel about this process.
 #[must_use]
 pub fn own_stat() -> Option<Stat> {
-    parse_stat(&fs::read("/proc/self/stat").ok()?)
+    read_stat("/proc/self/stat")
+}
+
+fn read_stat(path: &str) -> Option<Stat> {
+    let mut text = [0; 1024];
+    let length = disk::read_start(path, &mut text).ok()?;
+    parse_stat(&text[..length])
 }
 
 /// Reads the text of a stat file; the command name in it may hold blanks and parentheses.
@@ -106,7 +114,9 @@ impl Place {
     /// Looks up where this process runs.
     #[must_use]
     pub fn here() -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut text = [0; 64];
+        let length = disk::read_start("/proc/sys/kernel/random/boot_id", &mut text).unwrap_or(0);
+        let boot_id = String::from_utf8_lossy(&text[..length]);
         Self {
             host: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
             boot_id: boot_id.trim_end().to_owned(),

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
@@ -76,8 +77,8 @@ pub type Spill<'a> = &'a mut dyn FnMut(Stream, &[u8]);
 /// The output side of one command.
 pub struct Pump {
     sources: [Option<OwnedFd>; 2],
-    log: File,
-    index: Option<File>,
+    log: Rc<File>,
+    index: Option<Rc<File>>,
     ledger: &'static Ledger,
     splices: bool,
     limit: u64,
@@ -93,8 +94,8 @@ impl Pump {
     #[must_use]
     pub fn new(
         sources: [Option<OwnedFd>; 2],
-        log: File,
-        index: Option<File>,
+        log: Rc<File>,
+        index: Option<Rc<File>>,
         ledger: &'static Ledger,
         limit: u64,
         run_start: Moment,
@@ -167,7 +168,7 @@ impl Pump {
     fn splice(&mut self, stream: Stream) -> io::Result<usize> {
         let Some(source) = self.source(stream) else { return Ok(0) };
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        let moved = retry(|| nix::fcntl::splice(source, None, &self.log, None, PIECE, flags))?;
+        let moved = retry(|| nix::fcntl::splice(source, None, &*self.log, None, PIECE, flags))?;
         self.ledger.log_bytes.fetch_add(moved as u64, Ordering::SeqCst);
         self.trouble = None;
         Ok(moved)
@@ -193,7 +194,7 @@ impl Pump {
     /// Writes bytes to the log; what can not be written is counted and spilt.
     fn store(&mut self, stream: Stream, mut bytes: &[u8], spill: Spill<'_>) {
         while !bytes.is_empty() {
-            match retry(|| nix::unistd::write(&self.log, bytes)) {
+            match retry(|| nix::unistd::write(&*self.log, bytes)) {
                 Ok(0) => break,
                 Ok(written) => {
                     self.ledger.log_bytes.fetch_add(written as u64, Ordering::SeqCst);
@@ -238,7 +239,7 @@ impl Pump {
 
     /// One line of the index: milliseconds since the run's start, descriptor, bytes.
     fn end_segment(&mut self, stream: Stream, start: u64, end: u64, now: Moment) {
-        if let (Some(index), true) = (&mut self.index, end > start) {
+        if let (Some(mut index), true) = (self.index.as_deref(), end > start) {
             let line = format!("{} {} {}\n", now.ms_since(self.run_start), stream.digit(), end - start);
             let _ = index.write_all(line.as_bytes());
         }

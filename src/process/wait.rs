@@ -47,12 +47,19 @@ pub fn take_stop(pid: i32) -> Change {
     }
 }
 
-/// Any child that has ended, left as it is.
-///
-/// # Errors
-/// `ECHILD` when there is no child at all.
-pub fn peek_any() -> io::Result<Option<(i32, Exit)>> {
-    raw_waitid(libc::P_ALL, 0, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT)
+/// Reaps every child that has ended, except `unseen`, which is left as it is. True when no child is left at all.
+pub fn reap_all_but(unseen: Option<i32>) -> bool {
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    let look = if unseen.is_some() { ended | WaitPidFlag::WNOWAIT } else { ended };
+    loop {
+        match raw_waitid(libc::P_ALL, 0, look) {
+            Err(e) => return e.raw_os_error() == Some(libc::ECHILD),
+            Ok(None) => return false,
+            Ok(Some((pid, _))) if Some(pid) == unseen => return false,
+            Ok(Some((pid, _))) if unseen.is_some() => reap(pid),
+            Ok(Some(_)) => {}
+        }
+    }
 }
 
 /// Takes the end of a child, so that its id is free again.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Serialize;
@@ -61,20 +62,30 @@ fn failed(doing: impl Into<String>) -> impl FnOnce(io::Error) -> RunDirError {
 pub struct RunDir {
     /// The run.
     pub id: RunId,
-    store: OwnedFd,
+    store: Rc<OwnedFd>,
     runs: OwnedFd,
     dir: OwnedFd,
     /// Locked while a bookend of the run lives.
     pub lock: File,
     /// The log.
-    pub log: File,
+    pub log: Rc<File>,
     /// Its index, for pipes.
-    pub index: Option<File>,
+    pub index: Option<Rc<File>>,
     events: File,
     reserve: File,
     saves: AtomicU32,
     /// Whether files are flushed.
     pub durability: Durability,
+}
+
+/// The handles that a run directory consists of.
+struct Parts {
+    dir: OwnedFd,
+    lock: File,
+    log: File,
+    index: Option<File>,
+    events: File,
+    reserve: File,
 }
 
 impl RunDir {
@@ -95,13 +106,15 @@ impl RunDir {
             Err(e) => Err(e),
         });
         let runs = made.map_err(failed(format!("making a run directory in {}", runs_path.display())))?;
-        Self::fill(store, &runs, &name, &id, capture, durability).map_err(|e| {
-            let _ = disk::remove_flat_dir_at(&runs, &name);
-            RunDirError {
-                doing: format!("preparing run directory {}: {}", runs_path.join(&name).display(), e.doing),
-                source: e.source,
+        match Self::fill(&runs, &name, capture) {
+            Ok(parts) => Ok(Self::of_parts(parts, store, runs, id, durability)),
+            Err(e) => {
+                let _ = disk::remove_flat_dir_at(&runs, &name);
+                let path = runs_path.join(&name);
+                let doing = format!("preparing run directory {}: {}", path.display(), e.doing);
+                Err(RunDirError { doing, source: e.source })
             }
-        })
+        }
     }
 
     fn runs_of(store: &Store) -> io::Result<OwnedFd> {
@@ -114,14 +127,8 @@ impl RunDir {
         }
     }
 
-    fn fill(
-        store: &Store,
-        runs: &OwnedFd,
-        name: &str,
-        id: &RunId,
-        capture: Capture,
-        durability: Durability,
-    ) -> Result<Self, RunDirError> {
+    /// Makes the files that a run needs from its beginning, the lock first.
+    fn fill(runs: &OwnedFd, name: &str, capture: Capture) -> Result<Parts, RunDirError> {
         let dir = disk::open_dir_at(runs, name).map_err(failed("opening it"))?;
         let lock = disk::create_at(&dir, LOCK, Access::Write).map_err(failed("making its lock"))?;
         if !disk::try_lock(&lock).map_err(failed("locking it"))? {
@@ -136,20 +143,23 @@ impl RunDir {
             .transpose()
             .map_err(failed("making the index of its log"))?;
         let events = disk::create_at(&dir, EVENTS, Access::Append).map_err(failed("making its events"))?;
-        let clone = |fd: &OwnedFd| fd.try_clone().map_err(failed("keeping a handle"));
-        Ok(Self {
-            id: id.clone(),
-            store: clone(store.dir())?,
-            runs: clone(runs)?,
-            dir,
-            lock,
-            log,
-            index,
-            events,
-            reserve,
+        Ok(Parts { dir, lock, log, index, events, reserve })
+    }
+
+    fn of_parts(parts: Parts, store: &Store, runs: OwnedFd, id: RunId, durability: Durability) -> Self {
+        Self {
+            id,
+            store: Rc::clone(store.dir()),
+            runs,
+            dir: parts.dir,
+            lock: parts.lock,
+            log: Rc::new(parts.log),
+            index: parts.index.map(Rc::new),
+            events: parts.events,
+            reserve: parts.reserve,
             saves: AtomicU32::new(0),
             durability,
-        })
+        }
     }
 
     /// Opens a published run to seal it in the place of its dead bookends; `lock` must be held exclusively.
@@ -162,19 +172,9 @@ impl RunDir {
         let log = disk::open_at(&dir, LOG).or_else(|_| fallback(LOG)).map_err(failed("opening its log"))?;
         let _ = disk::remove_at(&dir, RESERVE);
         let reserve = disk::create_at(&dir, RESERVE, Access::Write).map_err(failed("making its reserve"))?;
-        Ok(Self {
-            id: id.clone(),
-            store: store.dir().try_clone().map_err(failed("keeping a handle"))?,
-            runs: store.runs().map_err(failed("opening the directory of runs"))?,
-            dir,
-            lock,
-            log,
-            index: None,
-            events,
-            reserve,
-            saves: AtomicU32::new(0),
-            durability: Durability::Full,
-        })
+        let runs = store.runs().map_err(failed("opening the directory of runs"))?;
+        let parts = Parts { dir, lock, log, index: None, events, reserve };
+        Ok(Self::of_parts(parts, store, runs, id.clone(), Durability::Full))
     }
 
     /// The handle of the directory.
