@@ -6,6 +6,7 @@ pub mod kill;
 pub mod logs;
 pub mod plan;
 pub mod ps;
+pub mod quick;
 pub mod run;
 pub mod schema;
 pub mod show;
@@ -39,6 +40,9 @@ impl Done {
 /// Does what the arguments say.
 pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
     let argv: Vec<OsString> = argv.collect();
+    if let Some(args) = quick::run_args(&argv) {
+        return run::run(args, &argv).unwrap_or_else(|failure| failure.report());
+    }
     let cli = match Cli::try_parse_from(&argv) {
         Ok(cli) => cli,
         Err(e) => return refuse(&argv, &e),

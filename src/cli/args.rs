@@ -54,6 +54,9 @@ pub enum CaptureArg {
     File,
 }
 
+/// How much of a log is kept unless it is said otherwise.
+pub const DEFAULT_LOG_MAX: u64 = 1 << 30;
+
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
@@ -111,8 +114,8 @@ pub struct RunArgs {
     /// Write the run's id to this file as soon as the run is on disk
     #[arg(long, value_name = "FILE")]
     pub id_file: Option<PathBuf>,
-    /// Keep at most this much of the log, its head and tail, e.g. 64MiB
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    /// Keep at most this much of the log, its head and tail, e.g. 64MiB [default: 1GiB]
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_LOG_MAX, hide_default_value = true, value_parser = size)]
     pub log_max: u64,
     /// How output gets into the log
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
@@ -217,25 +220,25 @@ pub struct SchemaArgs {
     pub kind: SchemaKind,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("not of the form KEY=VALUE".to_owned()),
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
     }
     humantime::parse_duration(text).map_err(|e| format!("{e}; write e.g. 90s, 10m, 2h"))
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let parsed = text.parse::<bytesize::ByteSize>().map(|s| s.as_u64());
     parsed.map_err(|e| format!("{e}; write e.g. 500KiB, 64MiB, 1GiB"))
 }
 
-fn signal(text: &str) -> Result<i32, String> {
+pub(super) fn signal(text: &str) -> Result<i32, String> {
     crate::model::signal::number(text).ok_or_else(|| "no such signal; write e.g. INT, TERM, 15".to_owned())
 }
