@@ -229,8 +229,12 @@ impl RunDir {
             .is_ok_and(|d| disk::same_place(d.as_fd(), self.dir.as_fd()))
     }
 
-    /// Takes back a run that was never published.
+    /// Takes back a run that nobody was told of, whether or not it got its name already.
     pub fn discard(&self) {
+        if self.is_published() {
+            let name = format!("{UNPUBLISHED}{}", self.id);
+            let _ = disk::rename_new_at(&self.runs, self.id.as_str(), &self.runs, &name);
+        }
         let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
         let _ = disk::remove_flat_dir_at(&self.runs, &format!("{UNPUBLISHED}{}", self.id));
     }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jsonschema::Validator;
 use serde_json::Value;
@@ -141,11 +142,12 @@ impl Lab {
         words.push("--".to_owned());
         let run = self.world.bookend(["run"]).args(scene.flags).args(&["--", "sh", "-c", scene.script]);
         let done = self.within(&place, run.under(&words)).run();
+        let sealed = identity(&place);
         let listing = self.within(&place, self.world.bookend(["ps", "-a", "--json"])).run();
         if fs::read_dir(place.join("store/live")).is_ok_and(|mut found| found.next().is_some()) {
             let _ = self.within(&place, self.world.bookend(["ps"])).run(); // clears markers of the sealed
         }
-        Trial { scene, who, hit, report: numbers(&report), done, listing, place }
+        Trial { scene, who, hit, report: numbers(&report), done, listing, place, sealed }
     }
 
     /// A call in the namespace, with the store and everything else of one trial.
@@ -157,6 +159,13 @@ impl Lab {
             .limit(TRIAL_LIMIT);
         self.space.enter(call)
     }
+}
+
+/// Inode and time of change of the only record in a trial's store.
+fn identity(place: &Path) -> Option<(u64, SystemTime)> {
+    let mut runs = fs::read_dir(place.join("store/runs")).ok()?.flatten();
+    let found = runs.find_map(|run| run.path().join("run.json").metadata().ok())?;
+    Some((found.ino(), found.modified().ok()?))
 }
 
 fn numbers(report: &Path) -> BTreeMap<String, i64> {
@@ -186,6 +195,8 @@ pub struct Trial {
     pub done: Finished,
     listing: Finished,
     place: PathBuf,
+    /// Inode and change of the record's content, if the run was sealed before anybody read it.
+    sealed: Option<(u64, SystemTime)>,
 }
 
 impl Trial {
@@ -260,6 +271,7 @@ impl Trial {
         let record = sealed_record(run)?;
         self.check_listing(&record)?;
         self.check_truth(&record)?;
+        self.check_sealed_once()?;
         truth(self, &record)?;
         let live = fs::read_dir(self.place.join("store/live")).into_iter().flatten().count();
         require(live == 0, || "a sealed run is still marked as living".to_owned())?;
@@ -318,6 +330,15 @@ impl Trial {
         }
         let expected = if self.scene.detached { Some(0) } else { record["wrapper_exit_code"].as_i64() };
         require(Some(code) == expected, || format!("the caller saw code {code}, the record says {expected:?}"))
+    }
+
+    /// No reader replaced a record that was there.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    fn check_sealed_once(&self) -> Result<(), String> {
+        let kept = self.sealed.is_none() || self.sealed == identity(&self.place);
+        require(kept, || "the record was replaced".to_owned())
     }
 
     /// Removes what the trial left; only for one that is judged well.
@@ -400,11 +421,6 @@ impl Tally {
         for (verdict, count) in other.verdicts {
             *self.verdicts.entry(verdict).or_default() += count;
         }
-    }
-
-    /// Trials that ended with this reason.
-    pub fn count(&self, reason: &str) -> usize {
-        self.verdicts.get(&Verdict::Sealed(reason.to_owned())).copied().unwrap_or(0)
     }
 
     /// Prints the figures and fails when anything was wrong.
