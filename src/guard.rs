@@ -198,6 +198,6 @@ impl Drop for RunGuard {
         self.record.exit = self.ledger.exit.get();
         self.record.evidence.push("the engine unwound; the guard ended the command and sealed".to_owned());
         let sealed = self.seal(Ending { error: Some(error), ..Ending::of_reason(ExitReason::InternalError) });
-        sealed.report_if_unwritten();
+        sealed.report_if_elsewhere();
     }
 }

@@ -370,7 +370,7 @@ impl Hands {
             self.guard.degrade(trouble);
         }
         let sealed = self.guard.seal(ending).clone();
-        sealed.report_if_unwritten();
+        sealed.report_if_elsewhere();
         failpoint::hit("keeper.sealed");
         let record = &self.guard.record;
         let die_of = match record.exit_reason.map(|r| r.row().code) {
