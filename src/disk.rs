@@ -110,6 +110,15 @@ pub fn append_at(dir: impl AsFd, name: &str) -> io::Result<File> {
     retry(|| nix::fcntl::openat(dir.as_fd(), name, flags | OFlag::O_NONBLOCK, FILE_MODE)).map(File::from)
 }
 
+/// Opens a file for writing from its beginning, creating it when it is absent and keeping what is in it.
+///
+/// # Errors
+/// As openat(2).
+pub fn open_own_at(dir: impl AsFd, name: &str) -> io::Result<File> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, FILE_MODE)).map(File::from)
+}
+
 /// Opens a regular file for reading; anything else (a FIFO, a link) is refused and can not make the caller wait.
 ///
 /// # Errors

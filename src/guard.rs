@@ -75,7 +75,7 @@ impl RunGuard {
         let now = clock::now();
         self.record.phases.push(PhaseStamp { phase: self.record.status, at: now, elapsed_ms: 0 });
         self.record.updated_at = Some(now);
-        self.dir.save_status(&self.record, true)
+        self.dir.first_status(&self.record)
     }
 
     /// Writes the living state; what can not be written is noted as degraded and tried again at the next change.

@@ -63,6 +63,8 @@ pub struct Ledger {
     pub sealed: AtomicU32,
     /// Whether the end is being forced.
     pub forced: AtomicBool,
+    /// Whether the stop for `cause` was begun; a cause alone may have come after the command's own end.
+    pub stopping: AtomicBool,
     /// Process id of the command, written by itself before it is executed.
     pub command_pid: AtomicI32,
     /// Start time of the command.

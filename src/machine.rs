@@ -48,8 +48,6 @@ pub mod limit {
 pub struct Known {
     /// Whether the command was started, and when.
     pub started: Option<Moment>,
-    /// How it ended, where that was seen.
-    pub exit: Option<Exit>,
     /// Why everything was to stop, where somebody had asked.
     pub cause: Option<StopCause>,
     /// Whether the end was being forced.
@@ -110,9 +108,7 @@ impl RunMachine {
             slot.output_open = known.output_open;
             slot.trim_at = Some(now.plus_ms(limit::TRIM_FIRST_MS));
         }
-        if known.exit.is_none() {
-            machine.cause = known.cause;
-        }
+        machine.cause = known.cause;
         machine
     }
 
@@ -401,7 +397,8 @@ impl RunMachine {
     }
 
     fn on_partner_died(&mut self, cause: StopCause, now: Moment, out: &mut Effects) {
-        if self.plan.detach {
+        let over = self.exhausted && self.slots.iter().all(|s| s.stage == Stage::Idle);
+        if self.plan.detach && !over {
             if self.replacements < limit::PARTNER_REPLACEMENTS {
                 self.replacements += 1;
                 out.push(Effect::ReplacePartner);

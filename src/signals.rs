@@ -48,8 +48,12 @@ impl Signals {
     /// As signalfd(2).
     pub fn block() -> io::Result<Self> {
         let mut mask = full_mask();
-        // SAFETY: `mask` is a valid set; the old mask is not wanted.
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut()) };
+        retry(|| {
+            // SAFETY: `mask` is a valid set; the old mask is not wanted.
+            Errno::result(unsafe {
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut())
+            })
+        })?;
         // SAFETY: setting a default disposition runs no code of ours. A parent that ignores SIGCHLD would make
         // the kernel forget how the command ended.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };

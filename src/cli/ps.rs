@@ -23,7 +23,12 @@ pub fn run(args: &PsArgs) -> Result<Done, Failure> {
         hidden = if args.all { 0 } else { store.all()?.len().saturating_sub(ids.len()) };
         for id in ids.iter().take(args.limit.unwrap_or(usize::MAX)) {
             match reconcile::read(&store, id) {
-                Ok(reading) => records.extend(listed(args.all, &reading, id.as_str())),
+                Ok(reading) => {
+                    if matches!(reading, Reading::Final(_)) && !args.all {
+                        store.unmark(id);
+                    }
+                    records.extend(listed(args.all, &reading, id.as_str()));
+                }
                 Err(e) => note(id.as_str(), &e.to_string()),
             }
         }

@@ -116,14 +116,19 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
 
 fn say(finished: &Finished) {
     if !finished.verdict.is_empty() {
-        let _ = writeln!(std::io::stderr(), "{}", finished.verdict);
+        tell(&finished.verdict);
     }
+}
+
+/// Says something on standard error in one write: half a line would be a wrong one.
+fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Says the run's id wherever it was asked for.
 fn announce(args: &RunArgs, id: &RunId) {
     if !args.quiet {
-        let _ = writeln!(std::io::stderr(), "bookend: run {id}");
+        tell(&format!("bookend: run {id}"));
     }
     if args.print_id {
         let _ = writeln!(std::io::stdout(), "{id}");

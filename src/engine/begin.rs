@@ -139,10 +139,11 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
     Ok(Prepared { hands, terminal, pty })
 }
 
-type Wires = (Ends, [Option<std::os::fd::OwnedFd>; 2], Option<std::os::fd::OwnedFd>);
+/// What a command's output goes through: its ends, ours, and one to type on.
+pub(super) type Wires = (Ends, [Option<std::os::fd::OwnedFd>; 2], Option<std::os::fd::OwnedFd>);
 
 /// Makes what the output goes through.
-fn wire(capture: Capture, terminal: Option<&Terminal>) -> Result<Wires, BeginError> {
+pub(super) fn wire(capture: Capture, terminal: Option<&Terminal>) -> Result<Wires, BeginError> {
     match capture {
         Capture::File => Ok((Ends::Log, [None, None], None)),
         Capture::Pipe => {
@@ -289,12 +290,15 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             Ok(front_life(hands, pid, presence))
         }
         Ok(Side::Child) => {
-            drop((link, pty, presence));
+            let Presence { on_published, echo, terminal: _, pty: _, says: _ } = presence;
+            drop((link, pty, echo));
+            // Whoever waits for a detached run is told by both bookends, so that one is enough.
+            let announce = hands.plan.detach.then_some(on_published);
             hands.link = Some(keeper_link);
             hands.guard.record.owner.front_pid = front.map(|s| s.pid);
             hands.guard.record.owner.front_start_time = front.map(|s| s.start_time);
             let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-                let front_died = keep(hands);
+                let front_died = keep(hands, announce);
                 if let Some(terminal) = terminal {
                     terminal.restore_if(front_died);
                 }
@@ -341,7 +345,7 @@ fn front_life(mut hands: Hands, keeper: i32, presence: Presence) -> Finished {
 
 
 /// The keeper's life: publish the run, run the engine, seal. Whether the front died meanwhile.
-fn keep(mut hands: Hands) -> bool {
+fn keep(mut hands: Hands, announce: Option<Box<dyn FnMut()>>) -> bool {
     failpoint::hit("keeper.start");
     if let Err(e) = publish(&mut hands) {
         hands.guard.disarm();
@@ -351,6 +355,9 @@ fn keep(mut hands: Hands) -> bool {
         return hands.link.is_none();
     }
     hands.guard.ledger.published.store(true, Ordering::SeqCst);
+    if let Some(mut announce) = announce {
+        announce();
+    }
     if hands.announces {
         hands.send(&Message::Published);
     }

@@ -7,6 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::disk::retry;
 use crate::guard::partner::{self, Side};
 
+/// What is reported once the run is published; each of the two bookends may say it.
+const PUBLISHED: &str = "+";
+
 /// Which process this is after detaching.
 pub enum Detached {
     /// The visible command, with what the other one reported: empty once the run is published, else an error.
@@ -21,7 +24,7 @@ pub struct Report(Option<File>);
 impl Report {
     /// Says that the run is published.
     pub fn published(&mut self) {
-        self.say("+");
+        self.say(PUBLISHED);
     }
 
     /// Says why there is no run.
@@ -48,7 +51,7 @@ pub fn detach() -> io::Result<Detached> {
             let mut report = String::new();
             let _ = File::from(read).read_to_string(&mut report);
             Ok(Detached::Visible(match report.as_str() {
-                "+" => String::new(),
+                said if said.starts_with(PUBLISHED) => String::new(),
                 "" => "the background process ended before the run was published".to_owned(),
                 _ => report,
             }))

@@ -101,6 +101,7 @@ struct Vigil<'a> {
     flowing: Option<Progress>,
     typed: Vec<u8>,
     keys_open: bool,
+    announced: bool,
     gone: bool,
 }
 
@@ -119,6 +120,7 @@ pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Fini
         flowing,
         typed: Vec::new(),
         keys_open,
+        announced: false,
         gone: false,
     };
     failpoint::hit("front.vigil");
@@ -130,7 +132,7 @@ pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Fini
 /// The end of a run as its record says it; 125 where there is none.
 pub fn finished_by_record(hands: &mut Hands) -> Finished {
     // A keeper that broke down before it published may have sealed all the same.
-    let _ = hands.guard.dir.publish();
+    let _ = hands.guard.dir.ensure_published();
     let unsealed = Finished { code: 125, ..Finished::default() };
     hands.sealed_before().map_or(unsealed, |(record, code)| Finished {
         code,
@@ -324,7 +326,7 @@ impl Vigil<'_> {
     fn on_link(&mut self) {
         let Some(link) = &self.hands.link else { return };
         match link.take() {
-            Incoming::Message(Message::Published) => (self.presence.on_published)(),
+            Incoming::Message(Message::Published) => self.announce(),
             Incoming::Message(Message::Tell { line }) => self.presence.say(&line),
             Incoming::Message(Message::Paused) if self.presence.pty.is_some() => self.stop_and_go_on(),
             Incoming::Message(Message::Refused { message }) => {
@@ -341,11 +343,21 @@ impl Vigil<'_> {
         }
     }
 
+    fn announce(&mut self) {
+        if !self.announced {
+            self.announced = true;
+            (self.presence.on_published)();
+        }
+    }
+
     /// The keeper is gone: either its work is done, or this process goes on with it.
     fn on_gone(&mut self) {
         self.hands.link = None;
         let how = self.keeper.take().and_then(|pid| wait::wait_for(pid).ok().flatten());
         if self.finished.is_none() {
+            if self.hands.publish_instead() {
+                self.announce();
+            }
             let ready = self.hands.guard.ledger.finished.get();
             self.finished = Some(ready.unwrap_or_else(|| self.end_instead(how.as_ref())));
         }

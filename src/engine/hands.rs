@@ -218,6 +218,7 @@ impl Hands {
         let line = match notice {
             Notice::Stopping { cause, grace_ms } => {
                 self.guard.ledger.cause.set(cause);
+                self.guard.ledger.stopping.store(true, Ordering::SeqCst);
                 self.guard.event("stopping", &json!({ "cause": cause }));
                 self.guard.record.ended_by = Some(cause.by.clone());
                 let grace = words::duration(std::time::Duration::from_millis(*grace_ms));

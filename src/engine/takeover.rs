@@ -12,6 +12,7 @@ use crate::machine::{Event, RunMachine, StopCause};
 use crate::model::outcome::{CodeRule, ExitReason};
 use crate::model::record::{Author, Exit, Record};
 use crate::model::signal;
+use crate::model::status::Status;
 use crate::model::time::Moment;
 use crate::process::{identity, tree, wait};
 use crate::store::run_dir::RECORD;
@@ -29,6 +30,23 @@ impl Hands {
         Some((record, code))
     }
 
+    /// Puts a run on disk that the partner may not have come to publish; whether it is there now.
+    pub fn publish_instead(&mut self) -> bool {
+        let published = &self.guard.ledger.published;
+        if published.load(Ordering::SeqCst) {
+            return true;
+        }
+        // Readers must find a state in every run that they can see, and the partner may have left half of one.
+        self.learn_owner();
+        self.guard.save_status(Status::Initializing, true);
+        let done = self.guard.dir.ensure_published();
+        published.store(done.is_ok(), Ordering::SeqCst);
+        if let Err(e) = &done {
+            self.guard.degrade(format!("the run could not be given its name: {e}"));
+        }
+        done.is_ok()
+    }
+
     /// Runs the engine in the place of a partner that ended in the given way, where that is known.
     pub fn take_over(&mut self, how: Option<&Exit>) -> Sealed {
         self.guard.arm(Author::Front);
@@ -36,19 +54,43 @@ impl Hands {
         self.ends = None;
         let cause = cause_of_death(how, self.guard.ledger.panic.get());
         self.guard.record.evidence.push(cause.by.reason.clone().unwrap_or_default());
-        let published = self.guard.ledger.published.load(Ordering::SeqCst);
-        let _ = self.guard.dir.publish();
         self.learn_owner();
         self.adopt_command();
-        let known = self.known();
-        if !published {
-            self.guard.save_status(crate::model::status::Status::Initializing, true);
-        }
         self.guard.event("took_over", &serde_json::json!({ "because": cause.by.reason }));
-        let mut machine = RunMachine::adopt(self.plan.clone(), known, clock::moment());
-        let sealed = super::run(&mut machine, self, Event::PartnerDied(cause));
+        let died = Event::PartnerDied(cause);
+        let (mut machine, first) = if self.may_begin_anew() {
+            self.queue.push_back(died);
+            (RunMachine::new(self.plan.clone()), Event::Published)
+        } else {
+            let known = self.known();
+            // A command that had ended by itself is not stopped by what happened after.
+            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(_))));
+            let first = if seen { self.queue.pop_front() } else { None };
+            let first = match first {
+                Some(ended) => {
+                    self.queue.push_front(died);
+                    ended
+                }
+                None => died,
+            };
+            (RunMachine::adopt(self.plan.clone(), known, clock::moment()), first)
+        };
+        let sealed = super::run(&mut machine, self, first);
         self.guard.disarm();
         sealed
+    }
+
+    /// Whether the command of a run that is to go on was never started, so that this bookend can begin with it.
+    fn may_begin_anew(&mut self) -> bool {
+        let ledger = self.guard.ledger;
+        let stopped = ledger.cause.get::<StopCause>().is_some();
+        if !self.plan.detach || self.command.is_some() || stopped {
+            return false;
+        }
+        let Ok((ends, sources, _)) = super::begin::wire(self.plan.capture, None) else { return false };
+        self.pump.reconnect(sources);
+        self.ends = Some(ends);
+        true
     }
 
     /// Puts what the keeper wrote of itself into this process's copy of the record.
@@ -95,17 +137,17 @@ impl Hands {
             }
             if exit.is_some() || command.ended {
                 command.ended = true;
-                self.queue.push_back(Event::Exited(0, exit.clone()));
+                self.queue.push_back(Event::Exited(0, exit));
             }
         }
         let started = ledger.started.load(Ordering::SeqCst);
+        let ended = self.command.as_ref().is_some_and(|c| c.ended);
         Known {
             started: self
                 .command
                 .as_ref()
                 .map(|_| if started > 0 { Moment(started) } else { self.guard.started }),
-            exit,
-            cause: ledger.cause.get(),
+            cause: ledger.cause.get().filter(|_| !ended || ledger.stopping.load(Ordering::SeqCst)),
             forced: ledger.forced.load(Ordering::SeqCst),
             output_open: self.pump.is_open(),
             blind: self.blind,

@@ -109,6 +109,11 @@ impl Pump {
         Self { sources, log, index, ledger, splices, limit, run_start, trouble: None, untrimmed: None }
     }
 
+    /// Takes other sources in the place of those it had.
+    pub fn reconnect(&mut self, sources: [Option<OwnedFd>; 2]) {
+        self.sources = sources;
+    }
+
     /// The handle to poll for a stream, while it is open.
     #[must_use]
     pub fn source(&self, stream: Stream) -> Option<BorrowedFd<'_>> {

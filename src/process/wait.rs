@@ -78,8 +78,27 @@ pub fn wait_for(pid: i32) -> io::Result<Option<Exit>> {
 }
 
 /// waitid(2) for every signal number, real-time ones included, which nix does not know.
+///
+/// The end of a child is told by one signal only, so a look that fails for no lawful reason is taken again: a run
+/// must not wait for ever because of it.
 fn raw_waitid(kind: libc::idtype_t, id: i32, flags: WaitPidFlag) -> io::Result<Option<(i32, Exit)>> {
+    const TRIES: u32 = 3;
     let id = libc::id_t::try_from(id).map_err(|_| io::Error::from(Errno::EINVAL))?;
+    let lawful = |e: &io::Error| matches!(e.raw_os_error(), Some(libc::ECHILD | libc::EINVAL | libc::ENOSYS));
+    let mut tries = 1;
+    loop {
+        match waitid_once(kind, id, flags) {
+            Err(e) if !lawful(&e) && tries < TRIES => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn waitid_once(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    flags: WaitPidFlag,
+) -> io::Result<Option<(i32, Exit)>> {
     retry(|| {
         // SAFETY: siginfo_t is plain data for which all zeros is a value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

@@ -85,6 +85,11 @@ impl Store {
         ids(disk::open_dir_at(self.dir(), LIVE))
     }
 
+    /// Takes a sealed run from the living, where a bookend was killed before it could.
+    pub fn unmark(&self, id: &RunId) {
+        let _ = disk::remove_at(self.dir(), &format!("{LIVE}/{id}"));
+    }
+
     /// Opens the directory of a run.
     ///
     /// # Errors

@@ -170,8 +170,8 @@ impl RunDir {
         let fallback = |name: &str| disk::append_at(&dir, name);
         let events = fallback(EVENTS).map_err(failed("opening its events"))?;
         let log = disk::open_at(&dir, LOG).or_else(|_| fallback(LOG)).map_err(failed("opening its log"))?;
-        let _ = disk::remove_at(&dir, RESERVE);
-        let reserve = disk::create_at(&dir, RESERVE, Access::Write).map_err(failed("making its reserve"))?;
+        // The space that was set aside is what a full disk has left for the record.
+        let reserve = disk::open_own_at(&dir, RESERVE).map_err(failed("opening its reserve"))?;
         let runs = store.runs().map_err(failed("opening the directory of runs"))?;
         let parts = Parts { dir, lock, log, index: None, events, reserve };
         Ok(Self::of_parts(parts, store, runs, id.clone(), Durability::Full))
@@ -186,8 +186,24 @@ impl RunDir {
     /// Gives the directory its final name, with a marker among the living. From here on the run exists.
     ///
     /// # Errors
-    /// What the failing step said. When the name was already given, nothing is done.
+    /// What the failing step said.
     pub fn publish(&self) -> io::Result<()> {
+        self.give_name()?;
+        self.flush_name()
+    }
+
+    /// Publishes the run unless that is done: for a bookend that does not know how far the other one came.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn ensure_published(&self) -> io::Result<()> {
+        if !self.is_published() {
+            self.give_name()?;
+        }
+        self.flush_name()
+    }
+
+    fn give_name(&self) -> io::Result<()> {
         let name = format!("{UNPUBLISHED}{}", self.id);
         match disk::link_at(&self.dir, LOCK, &self.store, &format!("{LIVE}/{}", self.id)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -197,10 +213,10 @@ impl RunDir {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
-        match disk::rename_new_at(&self.runs, &name, &self.runs, self.id.as_str()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_published() => {}
-            other => other?,
-        }
+        disk::rename_new_at(&self.runs, &name, &self.runs, self.id.as_str())
+    }
+
+    fn flush_name(&self) -> io::Result<()> {
         if self.durability == Durability::Full {
             disk::sync(&self.dir)?;
             disk::sync(&self.runs)?;
@@ -213,8 +229,12 @@ impl RunDir {
             .is_ok_and(|d| disk::same_place(d.as_fd(), self.dir.as_fd()))
     }
 
-    /// Takes back a run that was never published.
+    /// Takes back a run that nobody was told of, whether or not it got its name already.
     pub fn discard(&self) {
+        if self.is_published() {
+            let name = format!("{UNPUBLISHED}{}", self.id);
+            let _ = disk::rename_new_at(&self.runs, self.id.as_str(), &self.runs, &name);
+        }
         let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
         let _ = disk::remove_flat_dir_at(&self.runs, &format!("{UNPUBLISHED}{}", self.id));
     }
@@ -224,18 +244,23 @@ impl RunDir {
         let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
     }
 
+    /// Writes status.json for the first time.
+    ///
+    /// # Errors
+    /// As [`Self::write_new`].
+    pub fn first_status(&self, record: &Record) -> io::Result<()> {
+        self.write_new(STATUS, &json_line(record), true)
+    }
+
     /// Replaces status.json, whole or not at all.
     ///
     /// # Errors
     /// What the failing step said; the old file is untouched then.
     pub fn save_status(&self, record: &Record, durable: bool) -> io::Result<()> {
         let n = self.saves.fetch_add(1, Ordering::SeqCst);
-        let fresh = if n == 0 { STATUS.to_owned() } else { format!(".{STATUS}.{}.{n}", std::process::id()) };
+        let fresh = format!(".{STATUS}.{}.{n}", std::process::id());
         let written = self.write_new(&fresh, &json_line(record), durable);
-        let done = written.and_then(|()| match n {
-            0 => Ok(()),
-            _ => disk::replace_at(&self.dir, &fresh, &self.dir, STATUS),
-        });
+        let done = written.and_then(|()| disk::replace_at(&self.dir, &fresh, &self.dir, STATUS));
         if done.is_err() {
             let _ = disk::remove_at(&self.dir, &fresh);
         }

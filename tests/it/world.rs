@@ -82,28 +82,27 @@ pub fn have(program: &str) -> bool {
 /// Returns the compiled fixture `artist`; the comment on top of its source lists what it can do.
 pub fn artist() -> &'static Path {
     static ARTIST: OnceLock<PathBuf> = OnceLock::new();
-    ARTIST.get_or_init(compile_artist)
+    ARTIST.get_or_init(|| compile("artist", include_str!("../../fixtures/harness/artist.c")))
 }
 
-/// Compiles the fixture under a name made of its source, so that test processes need no lock among them.
-fn compile_artist() -> PathBuf {
-    let source = include_str!("../../fixtures/harness/artist.c");
+/// Compiles a fixture under a name made of its source, so that test processes need no lock among them.
+pub fn compile(name: &str, source: &str) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     source.hash(&mut hasher);
     let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let program = home.join(format!("artist-{:016x}", hasher.finish()));
+    let program = home.join(format!("{name}-{:016x}", hasher.finish()));
     if program.exists() {
         return program;
     }
     let scratch = tempfile::tempdir_in(home).expect("a scratch directory for the fixture");
-    let (text, fresh) = (scratch.path().join("artist.c"), scratch.path().join("artist"));
+    let (text, fresh) = (scratch.path().join(format!("{name}.c")), scratch.path().join(name));
     fs::write(&text, source).expect("the fixture's source");
     let compiled = ["-static", "-O1"].iter().any(|link| {
         let mut cc = Command::new("cc");
         cc.args(["-O1", link, "-o"]).arg(&fresh).arg(&text).stderr(Stdio::null());
         cc.status().expect("cc starts").success()
     });
-    assert!(compiled, "cc does not compile fixtures/harness/artist.c");
+    assert!(compiled, "cc does not compile fixtures/harness/{name}.c");
     fs::rename(&fresh, &program).expect("the fixture in its place");
     program
 }
@@ -159,9 +158,10 @@ impl World {
         self.env.insert(name.into(), value.into());
     }
 
-    /// Describes a call of the bookend under test.
+    /// Describes a call of the bookend under test: the one just built, or the program in `BOOKEND_UNDER_TEST`.
     pub fn bookend<A: Into<OsString>>(&self, args: impl IntoIterator<Item = A>) -> Invocation {
-        self.command(env!("CARGO_BIN_EXE_bookend"), args)
+        let other = std::env::var_os("BOOKEND_UNDER_TEST");
+        self.command(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_bookend").into()), args)
     }
 
     /// Describes `bookend run FLAGS -- artist ARGS`.

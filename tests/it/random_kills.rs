@@ -1,0 +1,90 @@
+//! SIGKILL of one bookend or of both at a random moment: no record is lost, none is replaced, and the cause is true.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::tripwire::{FILE, Hit, PIPE, Reach, Scene, Trial, Who, campaign, reach, require, word};
+
+/// Of a thousand runs that lost one bookend, so many may be without their true cause.
+const UNKNOWN_OF_1000: usize = 5;
+/// The kills fall into the first so many microseconds, a little more than the longest of these runs takes.
+const WINDOW_US: u64 = 30_000;
+
+/// Short runs of several kinds; each marks its end.
+const SCENES: [Scene; 5] = [
+    Scene { name: "code", ..FILE },
+    Scene { name: "code, pipes", ..PIPE },
+    Scene { name: "sleep", script: "echo out; sleep 0.01; echo err >&2; : >$MARK; exit 7", ..FILE },
+    Scene {
+        name: "prints",
+        script: "echo out; i=0; while [ $i -lt 50 ]; do i=$((i+1)); printf ''; done; sleep 0.005; echo err >&2; \
+                 : >$MARK; exit 7",
+        ..PIPE
+    },
+    Scene { name: "true", script: ": >$MARK", code: 0, out: "", err: "", ..FILE },
+];
+
+/// A small generator of random numbers that a seed makes the same again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// The seed: the clock's, or the one of a failure that is to be seen again.
+fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+    let given = std::env::var("BOOKEND_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| now.as_nanos() as u64 | 1)
+}
+
+fn hits(count: usize) -> Vec<(Scene, Who, Hit)> {
+    let seed = seed();
+    eprintln!("random kills: BOOKEND_SEED={seed}");
+    let mut random = Random(seed);
+    (0..count)
+        .map(|n| {
+            let who = [Who::Front, Who::Keeper, Who::Front, Who::Keeper, Who::Both][n % 5];
+            let scene = SCENES[random.below(SCENES.len() as u64) as usize];
+            (scene, who, Hit::After(random.below(WINDOW_US)))
+        })
+        .collect()
+}
+
+/// What the record of a run says whose bookends were killed, and never more than can be known.
+fn killed(trial: &Trial, record: &Value) -> Result<(), String> {
+    trial.check_code(record, &[137])?;
+    let reason = word(record, "exit_reason");
+    require(matches!(reason.as_str(), "exited" | "wrapper_died" | "lost"), || format!("the reason is {reason}"))
+}
+
+#[test]
+fn campaign_random_kills() {
+    let count = match reach() {
+        Reach::Glance => 60,
+        Reach::Ci => 1_000,
+        Reach::Full => 10_000,
+    };
+    let (unknown, single) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let tally = campaign(&hits(count), None, |lab, (scene, who, hit)| {
+        let trial = lab.play(scene, who, hit);
+        let verdict = trial.judge(|trial, record| {
+            let is_unknown = who != Who::Both && word(record, "exit_reason") == "lost";
+            unknown.fetch_add(usize::from(is_unknown), Ordering::Relaxed);
+            single.fetch_add(usize::from(who != Who::Both && trial.was_hit()), Ordering::Relaxed);
+            killed(trial, record)
+        });
+        (trial, verdict)
+    });
+    let Some(tally) = tally else { return };
+    let (unknown, single) = (unknown.into_inner(), single.into_inner());
+    eprintln!("random kills: {unknown} of {single} that lost one bookend are without their true cause");
+    tally.conclude("random kills");
+    assert!(unknown * 1000 <= single * UNKNOWN_OF_1000, "{unknown} of {single} without their cause");
+}
