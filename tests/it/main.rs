@@ -1,3 +1,7 @@
 //! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
 
+mod capture;
+mod escape;
+mod pty;
+mod readers;
 mod world;
