@@ -361,6 +361,11 @@ pub struct Invocation {
 }
 
 impl Invocation {
+    /// Returns the program's path.
+    pub fn program(&self) -> PathBuf {
+        PathBuf::from(&self.argv[0])
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.argv.push(arg.into());
