@@ -46,7 +46,12 @@ fn split(run: &RunDir) -> [Vec<u8>; 2] {
 #[track_caller]
 fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     let differs = found.iter().zip(expected).position(|(a, b)| a != b);
-    assert!(found.len() == expected.len() && differs.is_none(), "{what}: {} bytes of {}, first difference at {differs:?}", found.len(), expected.len());
+    assert!(
+        found.len() == expected.len() && differs.is_none(),
+        "{what}: {} bytes of {}, first difference at {differs:?}",
+        found.len(),
+        expected.len()
+    );
 }
 
 /// Both ways to capture: through pipes, and in a file where the two streams are one.
@@ -177,7 +182,8 @@ fn a_line_is_shown_while_the_command_goes_on() {
             scope.spawn(move || {
                 for round in 0..6 {
                     let world = World::new();
-                    let call = world.bookend(["run", "--stdin", "--", "sh", "-c", "echo ready; read x; echo over"]);
+                    let call =
+                        world.bookend(["run", "--stdin", "--", "sh", "-c", "echo ready; read x; echo over"]);
                     let [pipes, file] = both_ways(&call.open_input().limit(LIVE + SOON));
                     let mut running = if (worker + round) % 2 == 0 { pipes } else { file }.spawn();
                     let run = world.wait_for_run();
@@ -231,7 +237,8 @@ fn a_signal_is_obeyed_while_nobody_reads() {
     for capture in ["pipe", "file"] {
         let world = World::new();
         let script = format!("{} gen 5000000; exec sleep 60", artist().display());
-        let call = world.bookend(["run", "--capture", capture, "--", "sh", "-c", &script]).output(Output::Unread);
+        let call =
+            world.bookend(["run", "--capture", capture, "--", "sh", "-c", &script]).output(Output::Unread);
         let running = call.spawn();
         let run = world.wait_for_run();
         eventually(SOON, "output in the log", || (run.log().len() == 5_000_000).then_some(()));
@@ -405,7 +412,19 @@ fn a_living_log_that_was_trimmed_is_printed_without_its_hole() {
     for capture in ["pipe", "file"] {
         let world = World::new();
         let script = format!("{} gen {}; echo ready; read x", artist().display(), 64 * MIB);
-        let flags = ["run", "--quiet", "--stdin", "--log-max", "1MiB", "--capture", capture, "--", "sh", "-c", &script];
+        let flags = [
+            "run",
+            "--quiet",
+            "--stdin",
+            "--log-max",
+            "1MiB",
+            "--capture",
+            capture,
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ];
         let mut running = world.bookend(flags).open_input().spawn();
         let run = world.wait_for_run();
         let log = run.path.join("harness.log");
@@ -428,5 +447,9 @@ fn a_log_within_its_limit_has_no_gap() {
     let world = World::new();
     world.run_artist(&["--quiet", "--log-max", "1MiB"], &["gen", "1048576"]).run().assert_code(0);
     let record = world.only_run().run_json();
-    assert_eq!((&record["log"]["gap"], &record["log"]["dropped_bytes"]), (&Value::Null, &0.into()), "{record:#}");
+    assert_eq!(
+        (&record["log"]["gap"], &record["log"]["dropped_bytes"]),
+        (&Value::Null, &0.into()),
+        "{record:#}"
+    );
 }

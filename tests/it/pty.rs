@@ -50,7 +50,8 @@ fn assert_end(record: &Value, status: &str, reason: &str, code: u64) {
 fn one_ctrl_c_is_one_sigint_and_an_interrupted_run() {
     let world = World::new();
     let file = world.path("counts");
-    let mut shown = Terminal::open(&world.run_artist(&[], &["count-signals", &file.to_string_lossy(), "int=0"]));
+    let mut shown =
+        Terminal::open(&world.run_artist(&[], &["count-signals", &file.to_string_lossy(), "int=0"]));
     shown.wait_for("ready");
     shown.send("\x03");
     shown.wait().assert_signal(Signal::SIGINT);
@@ -67,7 +68,8 @@ fn ctrl_c_under_a_shell_is_one_sigint_too_and_the_shell_goes_on() {
     let world = World::new();
     let file = world.path("counts");
     let mut shell = Terminal::shell(&world);
-    let run = bookend(&world, &format!("run -- {} count-signals {} int=5", artist().display(), file.display()));
+    let run =
+        bookend(&world, &format!("run -- {} count-signals {} int=5", artist().display(), file.display()));
     shell.send(format!("{run}; echo never\n"));
     shell.wait_for("ready");
     shell.send("\x03");
@@ -117,7 +119,10 @@ fn ctrl_z_and_fg_fifty_times() {
     let world = World::new();
     let mut shell = Terminal::shell(&world);
     let flags = "run --timeout 60s --idle-timeout 60s";
-    shell.send(format!("{} ; echo code $?\n", bookend(&world, &format!("{flags} -- {} linger 4", artist().display()))));
+    shell.send(format!(
+        "{} ; echo code $?\n",
+        bookend(&world, &format!("{flags} -- {} linger 4", artist().display()))
+    ));
     shell.wait_for("ready");
     let run = world.wait_for_run();
     let command = eventually(SOON, "command", || run.process("/command"));
@@ -155,7 +160,9 @@ fn a_paused_run_is_not_timed_out_and_a_resumed_one_is() {
     shell.wait_for("prompt> ");
     let stopped = Instant::now();
     eventually(SOON, "paused_since", || run.status_json()["paused_since"].is_string().then_some(()));
-    eventually(SOON, "twice the time limit", || (stopped.elapsed() > Duration::from_millis(1_500)).then_some(()));
+    eventually(SOON, "twice the time limit", || {
+        (stopped.elapsed() > Duration::from_millis(1_500)).then_some(())
+    });
     assert_eq!(run.status_json()["status"], "running", "the time limit ran on while it was stopped");
     let listed = world.bookend(["ps"]).run().assert_code(0).out();
     assert!(listed.contains("Paused"), "{listed}");
@@ -185,7 +192,10 @@ fn a_job_in_the_background_does_not_take_the_input() {
 fn a_job_in_the_background_runs_to_its_end_and_leaves_the_modes_alone() {
     let world = World::new();
     let mut shell = Terminal::shell(&world);
-    shell.send(format!("{} & echo started\n", bookend(&world, &format!("run -- {} linger 1", artist().display()))));
+    shell.send(format!(
+        "{} & echo started\n",
+        bookend(&world, &format!("run -- {} linger 1", artist().display()))
+    ));
     shell.wait_for("ready");
     // The shell's user changes the modes meanwhile: they are not bookend's to give back.
     shell.send("stty -icanon min 7\n");
@@ -230,7 +240,8 @@ fn a_hang_up_ends_the_run_and_says_so() {
 #[test]
 fn a_hang_up_ends_a_run_with_a_terminal_of_its_own() {
     let world = World::new();
-    let mut shown = Terminal::open(&world.run_artist(&["--tty", "--grace", "300ms"], &["escape", "term-proof"]));
+    let mut shown =
+        Terminal::open(&world.run_artist(&["--tty", "--grace", "300ms"], &["escape", "term-proof"]));
     shown.wait_for("ready");
     shown.hang_up();
     shown.wait().assert_signal(Signal::SIGHUP);
@@ -400,7 +411,10 @@ fn with_tty_the_modes_are_given_back_whoever_is_killed() {
         let mut shell = Terminal::shell(&world);
         shell.send("stty -a\n");
         let before = shell.wait_for("prompt> ");
-        shell.send(format!("{}\n", bookend(&world, &format!("run --tty --grace 300ms -- {} cat-raw", artist().display()))));
+        shell.send(format!(
+            "{}\n",
+            bookend(&world, &format!("run --tty --grace 300ms -- {} cat-raw", artist().display()))
+        ));
         shell.wait_for("ready");
         let run = world.wait_for_run();
         match killed {
