@@ -244,15 +244,16 @@ impl IndexReader {
         Self { file, read: 0, pending: Vec::new(), parts: VecDeque::new(), end: 0 }
     }
 
-    /// Stream and end of the part that `offset` lies in, if bytes of it are there.
+    /// Stream and end of the part that `offset` lies in, if bytes of it are there. `size` is the log's, seen before.
+    ///
+    /// The bookend's own count of bytes would be of no use here: it is raised after the write that wakes us.
     fn part_at(&mut self, offset: u64, size: u64, ledger: &Ledger) -> Option<(Stream, u64)> {
-        // The open segment is read first: parts that end before it are in the index by then.
+        // The open segment is read first: parts that end before it are in the index by then. A segment is opened
+        // before its first byte is written, so all that was in the log before this look belongs to it or to others.
         let open = ledger.segment.load(Ordering::SeqCst);
         let (start, stream) = (open / 4, Stream::of_digit(open % 4));
         if offset >= start {
-            let bytes = ledger.log_bytes.load(Ordering::SeqCst).min(size);
-            let moved_on = ledger.segment.load(Ordering::SeqCst) != open;
-            return stream.filter(|_| !moved_on && bytes > offset).map(|stream| (stream, bytes));
+            return stream.filter(|_| size > offset).map(|stream| (stream, size));
         }
         if self.end <= offset {
             self.read_on();

@@ -132,7 +132,12 @@ pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Fini
 /// The end of a run as its record says it; 125 where there is none.
 pub fn finished_by_record(hands: &mut Hands) -> Finished {
     // A keeper that broke down before it published may have sealed all the same.
-    let _ = hands.guard.dir.ensure_published();
+    if !hands.guard.ledger.published.load(std::sync::atomic::Ordering::SeqCst) {
+        let _ = hands.guard.dir.ensure_published();
+        if hands.sealed_before().is_some() {
+            hands.guard.dir.unmark();
+        }
+    }
     let unsealed = Finished { code: 125, ..Finished::default() };
     hands.sealed_before().map_or(unsealed, |(record, code)| Finished {
         code,

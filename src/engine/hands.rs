@@ -222,12 +222,8 @@ impl Hands {
                 self.guard.event("stopping", &json!({ "cause": cause }));
                 self.guard.record.ended_by = Some(cause.by.clone());
                 let grace = words::duration(std::time::Duration::from_millis(*grace_ms));
-                let sent = self.plan.stop_signal.or(cause.signal).unwrap_or(libc::SIGTERM);
-                format!(
-                    "bookend: {}: sent {} to the command; it has {grace} to end, a second signal kills it now",
-                    words::ended_by(&cause.by),
-                    signal::name(sent)
-                )
+                let why = words::ended_by(&cause.by);
+                format!("bookend: stopping ({why}): {grace} to end, a second signal kills now")
             }
             Notice::Killing => {
                 self.guard.ledger.forced.store(true, Ordering::SeqCst);

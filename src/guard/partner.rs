@@ -107,8 +107,14 @@ impl Link {
     /// Takes what came next, without waiting.
     #[must_use]
     pub fn take(&self) -> Incoming {
-        let mut bytes = [0; MESSAGE_BYTES];
-        match retry(|| recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT)) {
+let mut bytes = [0; MESSAGE_BYTES];
+        let mut receive = || retry(|| recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT));
+        let received = match receive() {
+            // The partner ended without reading all of ours; what it said before that still waits behind the error.
+            Err(e) if e.raw_os_error() == Some(Errno::ECONNRESET as i32) => receive(),
+            other => other,
+        };
+        match received {
             Ok(0) => Incoming::Gone,
             Ok(n) if bytes[0] == JSON => {
                 serde_json::from_slice(&bytes[..n]).map_or(Incoming::Nothing, Incoming::Message)

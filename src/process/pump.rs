@@ -22,6 +22,11 @@ use crate::model::time::Moment;
 const PIECE: usize = 1 << 20;
 /// Calls for one stream before the other gets its turn.
 const TURNS: usize = 16;
+/// A stream that brought this much in one turn is a flood: it is let run for a moment, so that the next turn takes
+/// much at once. Two processes that wake each other for every write cost several times the work itself.
+const FLOOD_BYTES: usize = 128 * 1024;
+/// How long a flood is let run; the pipe holds more than comes in that time.
+const FLOOD_PAUSE: std::time::Duration = std::time::Duration::from_micros(150);
 /// The log is trimmed in steps of at least this many bytes.
 const TRIM_STEP: u64 = 1 << 20;
 /// Holes begin and end at multiples of this.
@@ -141,14 +146,23 @@ impl Pump {
 
     /// Moves what a stream has, up to a bound, and closes the stream at its end.
     pub fn turn(&mut self, stream: Stream, now: Moment, spill: Spill<'_>) -> Turn {
+        let mut moved = 0;
         for _ in 0..TURNS {
             match self.step(stream, now, spill) {
                 Ok(0) => {
                     self.close(stream);
                     return Turn::Closed;
                 }
-                Ok(_) => self.ledger.last_output.store(now.0, Ordering::SeqCst),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Turn::Dry,
+                Ok(bytes) => {
+                    moved += bytes;
+                    self.ledger.last_output.store(now.0, Ordering::SeqCst);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if moved >= FLOOD_BYTES {
+                        std::thread::sleep(FLOOD_PAUSE);
+                    }
+                    return Turn::Dry;
+                }
                 Err(_) => {
                     self.close(stream);
                     return Turn::Closed;

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::model::plan::CommandSpec;
 
 /// Stack of the child until it executes the command; it calls little more than system calls.
-const STACK_BYTES: usize = 64 * 1024;
+const STACK_BYTES: usize = 16 * 1024;
 /// Searched when the command's environment has no PATH, as the C library does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
@@ -118,8 +118,8 @@ impl Prepared {
             wiring,
             failure: &failure,
         };
-        let mut stack = vec![0_u8; STACK_BYTES];
-        // SAFETY: the end of the stack is within or one past its allocation.
+        let mut stack: Vec<u8> = Vec::with_capacity(STACK_BYTES);
+        // SAFETY: the end of the stack is one past its allocation.
         let top = unsafe { stack.as_mut_ptr().add(STACK_BYTES) };
         let top = top.wrapping_sub(top as usize % 16);
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;

@@ -11,8 +11,10 @@ use nix::errno::Errno;
 
 use super::identity::{self, Stat};
 
-/// Passes over the process table in one call to [`kill_all`]; each ends what the one before missed.
-const PASSES: usize = 64;
+/// Passes over the process table in one round of [`kill_all`]; each stops what the one before missed.
+const PASSES: usize = 16;
+/// Rounds in one call to [`kill_all`]; each ends what the one before missed.
+const ROUNDS: usize = 4;
 /// The variable that every process of a run starts with.
 pub const MARK: &str = "BOOKEND_RUN_ID";
 
@@ -73,11 +75,19 @@ pub fn remains(marks: &Marks, except: &[i32]) -> Vec<Stat> {
         |p: &Stat| marks.session.is_some_and(|(sid, start)| p.sid == sid && p.start_time >= start);
     let is_command = |p: &Stat| marks.command == Some((p.pid, p.start_time));
     let is_marked = |p: &Stat| identity::has_variable(p.pid, MARK, &marks.run_id);
-    table()
-        .into_iter()
-        .filter(|p| p.is_alive() && p.pid != own && !except.contains(&p.pid))
-        .filter(|p| is_command(p) || in_session(p) || is_marked(p))
-        .collect()
+    let table = table();
+    let is_ours = |p: &Stat| p.is_alive() && p.pid != own && !except.contains(&p.pid);
+    let mut found: Vec<Stat> = table
+        .iter()
+        .filter(|p| is_ours(p) && (is_command(p) || in_session(p) || is_marked(p)))
+        .copied()
+        .collect();
+    // What they started is the run's as well, whatever it did to its environment and session.
+    let mut seen: HashSet<i32> = found.iter().map(|p| p.pid).collect();
+    for root in found.clone() {
+        found.extend(below(&table, root.pid, None).into_iter().filter(|p| is_ours(p) && seen.insert(p.pid)));
+    }
+    found
 }
 
 /// Sends a signal to one process, and to no other that has its id by now. False when it is gone or not ours.
@@ -143,21 +153,32 @@ pub fn signal_all(leader: Option<i32>, others: &[Stat], wanted: i32) {
     }
 }
 
-/// Ends every process that `find` finds, until it finds none that can be ended. Each pass first stops what is
-/// new, so that nothing can be born behind its back, and then kills.
+/// Ends every process that `find` finds, until it finds none that can be ended. All are stopped before any is
+/// killed: nothing can be born behind our back, and a parent by which its child is found stays until it is found.
 pub fn kill_all(mut find: impl FnMut() -> Vec<Stat>) {
     let mut killed: HashSet<(i32, u64)> = HashSet::new();
-    for _ in 0..PASSES {
-        let fresh: Vec<Stat> =
-            find().into_iter().filter(|p| !killed.contains(&(p.pid, p.start_time))).collect();
-        if fresh.is_empty() {
+    for _ in 0..ROUNDS {
+        let mut stopped: HashSet<(i32, u64)> = HashSet::new();
+        let mut doomed = Vec::new();
+        for _ in 0..PASSES {
+            let known = |p: &Stat| {
+                killed.contains(&(p.pid, p.start_time)) || stopped.contains(&(p.pid, p.start_time))
+            };
+            let fresh: Vec<Stat> = find().into_iter().filter(|p| !known(p)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for process in fresh {
+                let _ = signal(&process, libc::SIGSTOP);
+                stopped.insert((process.pid, process.start_time));
+                doomed.push(process);
+            }
+        }
+        if doomed.is_empty() {
             return;
         }
-        for process in &fresh {
-            let _ = signal(process, libc::SIGSTOP);
-        }
-        for process in &fresh {
-            let _ = signal(process, libc::SIGKILL);
+        for process in doomed {
+            let _ = signal(&process, libc::SIGKILL);
             killed.insert((process.pid, process.start_time));
         }
     }

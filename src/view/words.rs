@@ -22,26 +22,28 @@ pub fn exit(exit: &Exit) -> String {
     }
 }
 
-/// Who ended a run, e.g. `kill, process 4711 of user 1000 (SIGTERM)`.
+/// Who ended a run, e.g. `SIGTERM from kill (pid 4711) of user 1000`, `bookend kill by bash (pid 12): too slow`.
 #[must_use]
 pub fn ended_by(by: &EndedBy) -> String {
+    let process = match (&by.command, by.pid) {
+        (Some(name), Some(pid)) => format!("{} (pid {pid})", quote::visible(name)),
+        (None, Some(pid)) => format!("pid {pid}"),
+        _ => "another process".to_owned(),
+    };
+    let user = by.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
+    let signal = by.signal.as_deref().unwrap_or("a signal");
     let who = match by.actor {
-        Actor::Terminal => "the terminal".to_owned(),
-        Actor::Process => "a signal".to_owned(),
-        Actor::User => "bookend kill".to_owned(),
+        Actor::Terminal => format!("{signal} from the terminal"),
+        Actor::Process => format!("{signal} from {process}{user}"),
+        Actor::User => format!("bookend kill by {process}{user}"),
         Actor::Bookend => "bookend".to_owned(),
         Actor::System => "the system".to_owned(),
         Actor::Unknown => "somebody".to_owned(),
     };
-    let process = match (&by.command, by.pid) {
-        (Some(name), Some(pid)) => format!(" from {} (pid {pid})", quote::visible(name)),
-        (None, Some(pid)) => format!(" from pid {pid}"),
-        _ => String::new(),
-    };
-    let user = by.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
-    let signal = by.signal.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-    let reason = by.reason.as_ref().map(|r| format!(": {}", quote::visible(r))).unwrap_or_default();
-    format!("{who}{process}{user}{signal}{reason}")
+    match &by.reason {
+        Some(reason) => format!("{who}: {}", quote::visible(reason)),
+        None => who,
+    }
 }
 
 /// A process that was left behind, e.g. `pid 12 sleep 100, killed`.
@@ -148,7 +150,7 @@ fn detail(record: &Record) -> String {
         (_, Some(error), _, _) => format!("{meaning}: {}", quote::visible(&error.message)),
         (_, _, Some(by), _) => {
             let forced = if record.forced { ", forced" } else { "" };
-            format!("{meaning} by {}{forced}", ended_by(by))
+            format!("{meaning} ({}){forced}", ended_by(by))
         }
         _ => meaning.to_owned(),
     }

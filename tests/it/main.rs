@@ -1,5 +1,9 @@
 //! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
 
+mod capture;
+mod escape;
+mod pty;
+mod readers;
 mod world;
 
 mod disk_full;

@@ -158,10 +158,11 @@ impl World {
         self.env.insert(name.into(), value.into());
     }
 
-    /// Describes a call of the bookend under test: the one just built, or the program in `BOOKEND_UNDER_TEST`.
+    /// Describes a call of the bookend under test: the one just built, or the program that `BOOKEND_UNDER_TEST` names
+    /// (a stub that writes nothing shows which tests can fail).
     pub fn bookend<A: Into<OsString>>(&self, args: impl IntoIterator<Item = A>) -> Invocation {
-        let other = std::env::var_os("BOOKEND_UNDER_TEST");
-        self.command(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_bookend").into()), args)
+        let named = std::env::var_os("BOOKEND_UNDER_TEST");
+        self.command(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_bookend").into()), args)
     }
 
     /// Describes `bookend run FLAGS -- artist ARGS`.
@@ -359,6 +360,11 @@ pub struct Invocation {
 }
 
 impl Invocation {
+    /// Returns the program's path.
+    pub fn program(&self) -> PathBuf {
+        PathBuf::from(&self.argv[0])
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.argv.push(arg.into());
@@ -1042,6 +1048,13 @@ impl Drop for Tmpfs {
     }
 }
 
+/// Returns the id that a process has in its own PID namespace.
+fn innermost_pid(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    ids.split_whitespace().last()?.parse().ok()
+}
+
 /// Says whether this user may make PID namespaces; tried once.
 fn may_unshare() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
@@ -1094,6 +1107,21 @@ impl PidNamespace {
         let parent = Some(holder.id().cast_signed());
         let init = all_processes().into_iter().find(|process| process.parent() == parent);
         Self { holder, init: init.expect("an init below unshare") }
+    }
+
+    /// Returns the living processes in the namespace, its init apart: each as it is known in there, and as it is here.
+    pub fn processes(&self) -> Vec<(Process, Process)> {
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let home = namespace(self.init.pid);
+        let mut found = all_processes();
+        found.retain(|p| *p != self.init && p.is_alive() && namespace(p.pid) == home);
+        let inside = |p: &Process| Some(Process { pid: innermost_pid(p.pid)?, start_time: p.start_time });
+        found.into_iter().filter_map(|p| Some((inside(&p)?, p))).collect()
+    }
+
+    /// Returns a process that is named as it is known in the namespace, as it is here.
+    pub fn outside(&self, inside: Process) -> Option<Process> {
+        self.processes().into_iter().find(|known| known.0 == inside).map(|known| known.1)
     }
 
     /// Puts a command into the namespace; [`Running::process`] is then the launcher that waits outside.
