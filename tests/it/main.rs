@@ -6,6 +6,7 @@ mod pty;
 mod readers;
 mod world;
 
+mod detach;
 mod disk_full;
 mod fault_sweep;
 mod kill_sweep;
