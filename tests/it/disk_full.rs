@@ -2,6 +2,7 @@
 //! sealed or the start refused, and the command is unharmed.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,8 +11,8 @@ use serde_json::Value;
 use nix::sys::signal::Signal;
 
 use crate::world::{
-    Finished, Invocation, LIMIT, Process, RunDir, Running, Tmpfs, World, artist, assert_follows, go_on_with,
-    have,
+    Finished, Invocation, LIMIT, Output, Process, RunDir, Running, Tmpfs, World, artist, assert_follows,
+    eventually, go_on_with, have,
 };
 
 const MIB: u64 = 1 << 20;
@@ -127,6 +128,27 @@ fn a_command_that_fills_the_disk_is_unharmed_and_its_output_arrives() {
     assert!(dropped > BYTES / 2 && expected.stdout.starts_with(&log), "the log is not the beginning");
     assert!(record["degraded"].to_string().contains("bytes of output are missing"), "{record:#}");
     world.assert_no_process_left();
+}
+
+#[test]
+fn a_slow_reader_on_a_full_disk_is_waited_for() {
+    const BYTES: u64 = 8 * MIB;
+    let Some((world, disk)) = small_world(64) else { return };
+    let call = world.run_artist(&["--capture", "pipe"], &["gen", &BYTES.to_string()]);
+    let mut running = call.output(Output::Unread).spawn();
+    let run = world.wait_for_run();
+    let full = || fs::write(disk.path.join("probe"), [1; 8192]).is_err().then_some(());
+    eventually(LIMIT, "full disk", full);
+    let mut pipes = running.take_pipes();
+    let (mut out, mut err) = (Vec::new(), pipes.pop().expect("standard error"));
+    pipes.pop().expect("standard output").read_to_end(&mut out).expect("all of it");
+    err.read_to_end(&mut Vec::new()).expect("its end");
+    running.wait().assert_code(0);
+    let expected = world.command(artist(), ["gen", &BYTES.to_string()]).run();
+    assert!(out == expected.stdout, "{} bytes arrived", out.len());
+    let record = checked(&world, &run);
+    let dropped = record["log"]["dropped_bytes"].as_u64().expect("a number");
+    assert_eq!(run.log().len() as u64 + dropped, BYTES);
 }
 
 #[test]
