@@ -13,7 +13,7 @@ use crate::process::pump::Stream;
 /// Parts in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    parts: VecDeque<(Stream, Vec<u8>)>,
+    parts: VecDeque<(Stream, u64, Vec<u8>)>,
 }
 
 impl Backlog {
@@ -24,19 +24,19 @@ impl Backlog {
     }
 
     /// Passes bytes on, or keeps what is not taken; without another bookend there is nobody to show them.
-    pub fn add(&mut self, link: Option<&Link>, stream: Stream, bytes: &[u8]) {
+    pub fn add(&mut self, link: Option<&Link>, stream: Stream, at: u64, bytes: &[u8]) {
         let Some(link) = link else { return };
-        let taken = if self.parts.is_empty() { link.spill(stream, bytes) } else { 0 };
+        let taken = if self.parts.is_empty() { link.spill(stream, at, bytes) } else { 0 };
         if taken < bytes.len() {
-            self.parts.push_back((stream, bytes[taken..].to_vec()));
+            self.parts.push_back((stream, at, bytes[taken..].to_vec()));
         }
     }
 
     /// Passes on what the other bookend can take now.
     pub fn flush(&mut self, link: Option<&Link>) {
         let Some(link) = link else { return self.parts.clear() };
-        while let Some((stream, bytes)) = self.parts.front_mut() {
-            let taken = link.spill(*stream, bytes);
+        while let Some((stream, at, bytes)) = self.parts.front_mut() {
+            let taken = link.spill(*stream, *at, bytes);
             if taken < bytes.len() {
                 bytes.drain(..taken);
                 return;

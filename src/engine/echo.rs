@@ -129,6 +129,8 @@ pub struct Echo {
     offset: u64,
     outlets: [Outlet; 2],
     spilt: VecDeque<(u64, Stream, Vec<u8>)>,
+    /// Spilt bytes that came so far.
+    taken: u64,
     watch: Option<Inotify>,
 }
 
@@ -152,6 +154,7 @@ impl Echo {
             offset: 0,
             outlets,
             spilt: VecDeque::new(),
+            taken: 0,
             watch: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok(),
         })
     }
@@ -177,9 +180,15 @@ impl Echo {
         watch.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT).is_ok()
     }
 
-    /// Takes output that is not in the log, to be shown after all that is in it now.
-    pub fn take_spilt(&mut self, stream: Stream, bytes: Vec<u8>) {
-        self.spilt.push_back((self.ledger.log_bytes.load(Ordering::SeqCst), stream, bytes));
+    /// Takes output that is not in the log, to be shown after what was in it then.
+    pub fn take_spilt(&mut self, stream: Stream, at: u64, bytes: Vec<u8>) {
+        self.taken = self.taken.saturating_add(bytes.len() as u64);
+        self.spilt.push_back((at, stream, bytes));
+    }
+
+    /// Says that whoever spilt output is gone, so that none is waited for.
+    pub fn expect_no_more(&mut self) {
+        self.taken = u64::MAX;
     }
 
     /// Whether so much waits to be shown that no more should be taken.
@@ -232,6 +241,11 @@ impl Echo {
             Some(index) => index.part_at(self.offset, size, self.ledger)?,
         };
         let end = if self.offset < gap[0] { end.min(gap[0]) } else { end };
+        // What is missing in the log comes through the link, and before what was written to the log after it.
+        if self.spilt.is_empty() && self.ledger.dropped.load(Ordering::SeqCst) > self.taken {
+            return None;
+        }
+        let end = self.spilt.front().map_or(end, |spilt| end.min(spilt.0));
         (end > self.offset).then(|| (stream, end - self.offset))
     }
 }

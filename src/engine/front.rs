@@ -345,9 +345,9 @@ impl Vigil<'_> {
                 self.finished = Some(Finished { code: 125, refused: Some(errno), ..Finished::default() });
             }
             Incoming::Message(_) | Incoming::Nothing => {}
-            Incoming::Spill(stream, bytes) => {
+            Incoming::Spill(stream, at, bytes) => {
                 if let Some(echo) = &mut self.presence.echo {
-                    echo.take_spilt(stream, bytes);
+                    echo.take_spilt(stream, at, bytes);
                     self.flowing.get_or_insert(Progress::Flowing);
                 }
             }
@@ -365,6 +365,9 @@ impl Vigil<'_> {
     /// The keeper is gone: either its work is done, or this process goes on with it.
     fn on_gone(&mut self) {
         self.hands.link = None;
+        if let Some(echo) = &mut self.presence.echo {
+            echo.expect_no_more();
+        }
         let how = self.keeper.take().and_then(|pid| wait::wait_for(pid).ok().flatten());
         if self.finished.is_none() {
             if self.hands.publish_instead() {

@@ -1,6 +1,7 @@
 //! The inbox: every source of happenings is a descriptor, and one poll puts them into one order.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -201,7 +202,10 @@ impl Hands {
     pub(super) fn on_output(&mut self, stream: Stream) -> Turn {
         let now = clock::moment();
         let (link, backlog) = (self.link.as_ref(), &mut self.backlog);
-        let mut spill = |stream: Stream, bytes: &[u8]| backlog.add(link, stream, bytes);
+        let log_bytes = &self.guard.ledger.log_bytes;
+        let mut spill = |stream: Stream, bytes: &[u8]| {
+            backlog.add(link, stream, log_bytes.load(Ordering::SeqCst), bytes);
+        };
         let turn = self.pump.turn(stream, now, &mut spill);
         if turn == Turn::Closed && !self.pump.is_open() {
             self.queue.push_back(Event::OutputClosed(SLOT));

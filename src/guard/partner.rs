@@ -13,6 +13,8 @@ use crate::process::pump::Stream;
 
 /// Longest message.
 const MESSAGE_BYTES: usize = 8 * 1024;
+/// What comes before spilt bytes: their stream's digit and the length of the log.
+const SPILL_HEAD: usize = 9;
 /// First byte of a message that is JSON; others are the digit of a stream, before its bytes.
 const JSON: u8 = b'{';
 
@@ -59,12 +61,20 @@ pub enum Message {
 pub enum Incoming {
     /// A message.
     Message(Message),
-    /// Output that could not be written to the log.
-    Spill(Stream, Vec<u8>),
+    /// Output that could not be written to the log, and how long that was then.
+    Spill(Stream, u64, Vec<u8>),
     /// Nothing now.
     Nothing,
     /// The partner is gone.
     Gone,
+}
+
+/// Output as [`Link::spill`] frames it.
+fn spilt(message: &[u8]) -> Option<Incoming> {
+    let (head, bytes) = message.split_at_checked(SPILL_HEAD)?;
+    let stream = Stream::of_digit(u64::from(head[0]))?;
+    let at = u64::from_ne_bytes(head[1..].try_into().ok()?);
+    Some(Incoming::Spill(stream, at, bytes.to_vec()))
 }
 
 /// One end of the socket between the bookends.
@@ -92,10 +102,12 @@ impl Link {
     }
 
     /// Passes on output that could not be written to the log; how many bytes of it the partner could take now.
+    /// `at` is the length of the log when they came.
     #[must_use]
-    pub fn spill(&self, stream: Stream, bytes: &[u8]) -> usize {
-        let taken = |piece: &&[u8]| self.send_bytes(&[&[stream.digit()], *piece].concat()).is_ok();
-        bytes.chunks(MESSAGE_BYTES - 1).take_while(taken).map(<[u8]>::len).sum()
+    pub fn spill(&self, stream: Stream, at: u64, bytes: &[u8]) -> usize {
+        let framed = |piece: &[u8]| [&[stream.digit()], &at.to_ne_bytes()[..], piece].concat();
+        let taken = |piece: &&[u8]| self.send_bytes(&framed(piece)).is_ok();
+        bytes.chunks(MESSAGE_BYTES - SPILL_HEAD).take_while(taken).map(<[u8]>::len).sum()
     }
 
     fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -117,8 +129,7 @@ impl Link {
             Ok(n) if bytes[0] == JSON => {
                 serde_json::from_slice(&bytes[..n]).map_or(Incoming::Nothing, Incoming::Message)
             }
-            Ok(n) => Stream::of_digit(u64::from(bytes[0]))
-                .map_or(Incoming::Nothing, |stream| Incoming::Spill(stream, bytes[1..n].to_vec())),
+            Ok(n) => spilt(&bytes[..n]).unwrap_or(Incoming::Nothing),
             Err(e) if e.raw_os_error() == Some(Errno::ECONNRESET as i32) => Incoming::Gone,
             Err(_) => Incoming::Nothing,
         }

@@ -12,6 +12,7 @@ use crate::disk;
 use crate::machine::StopCause;
 use crate::model::id::RunId;
 use crate::model::outcome::{Ending, ExitReason, exit_code};
+use crate::model::plan::Capture;
 use crate::model::record::{Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
 use crate::model::time::Timestamp;
 use crate::process::identity::{self, Place, Stat};
@@ -342,5 +343,10 @@ fn compose(evidence: &Evidence, killed_by: Option<EndedBy>) -> Option<Record> {
     let by = format!("bookend {} (pid {})", env!("CARGO_PKG_VERSION"), identity::own_pid());
     record.reconciled = Some(Reconciled { at: now, by, evidence: words.clone() });
     record.evidence.extend(words);
+    if record.log.capture != Capture::File && record.command.pid.is_some() {
+        record
+            .degraded
+            .push("log: what was in the command's pipes when both bookends ended may be missing".to_owned());
+    }
     Some(record)
 }

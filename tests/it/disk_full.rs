@@ -137,8 +137,13 @@ fn a_slow_reader_on_a_full_disk_is_waited_for() {
     let call = world.run_artist(&["--capture", "pipe"], &["gen", &BYTES.to_string()]);
     let mut running = call.output(Output::Unread).spawn();
     let run = world.wait_for_run();
-    let full = || fs::write(disk.path.join("probe"), [1; 8192]).is_err().then_some(());
+    run.wait_status("running");
+    disk.fill(MIB / 4);
+    let free = || nix::sys::statvfs::statvfs(&disk.path).expect("its figures").blocks_available();
+    let full = || (free() == 0).then_some(());
     eventually(LIMIT, "full disk", full);
+    // With room again the log goes on, after what is missing in it.
+    disk.relieve();
     let mut pipes = running.take_pipes();
     let (mut out, mut err) = (Vec::new(), pipes.pop().expect("standard error"));
     pipes.pop().expect("standard output").read_to_end(&mut out).expect("all of it");
@@ -308,6 +313,7 @@ fn a_run_whose_directory_is_removed_goes_on_and_its_record_is_saved_elsewhere() 
                 world.set_env("XDG_RUNTIME_DIR", place);
                 let running = two_steps(&world, capture).spawn();
                 running.wait_ready();
+                world.only_run().wait_status("running");
                 let gone = if whole_store { world.store() } else { world.only_run().path };
                 fs::remove_dir_all(gone).expect("nothing left");
                 let done = go_on(running);

@@ -317,6 +317,11 @@ impl Trial {
         let dropped = record["log"]["dropped_bytes"].as_u64().unwrap_or(0);
         let whole = [self.scene.out, self.scene.err].iter().all(|part| text.contains(part));
         let length = self.scene.out.len() + self.scene.err.len();
+        // What was in a pipe when both ends of the reading side died cannot be counted, but it can be said.
+        let said = record["author"] == "reader" && record["degraded"].to_string().contains("may be missing");
+        if said && log.len() < length {
+            return Ok(());
+        }
         require(
             whole && log.len() == length || log.len() as u64 + dropped == length as u64 && dropped > 0,
             || format!("the log says {text:?}, and the record that {dropped} bytes are missing"),
