@@ -189,6 +189,14 @@ pub fn punch_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     retry(|| nix::fcntl::fallocate(file, flags, offset, bytes))
 }
 
+/// Where the next byte of a file lies that is not in a hole; the given offset where the file system knows no holes.
+#[must_use]
+pub fn next_data(file: &File, offset: u64) -> u64 {
+    let from = i64::try_from(offset).unwrap_or(i64::MAX);
+    let found = retry(|| nix::unistd::lseek(file, from, nix::unistd::Whence::SeekData));
+    found.ok().and_then(|at| u64::try_from(at).ok()).unwrap_or(offset)
+}
+
 /// Cuts a file to `bytes`.
 ///
 /// # Errors

@@ -152,14 +152,16 @@ impl RunGuard {
         self.count_log();
     }
 
-    /// Puts the figures of the log into the record.
-    fn count_log(&mut self) {
+    /// Puts the figures of the log into the record; whether its hole has changed.
+    pub fn count_log(&mut self) -> bool {
+        let before = self.record.log.gap;
         let load = |cell: &std::sync::atomic::AtomicU64| cell.load(Ordering::SeqCst);
         let log = &mut self.record.log;
         log.bytes = self.dir.log.metadata().map_or_else(|_| load(&self.ledger.log_bytes), |m| m.len());
         let gap = Gap { offset: load(&self.ledger.gap[0]), bytes: load(&self.ledger.gap[1]) };
         log.gap = (gap.bytes > 0).then_some(gap);
         log.dropped_bytes = load(&self.ledger.dropped) + gap.bytes;
+        log.gap != before
     }
 
     fn flush_log(&mut self) {

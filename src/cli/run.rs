@@ -19,7 +19,7 @@ use crate::model::record::SCHEMA;
 use crate::signals::Signals;
 use crate::store::run_dir::RECORD;
 use crate::store::{Store, is_set};
-use crate::terminal::Terminal;
+use crate::terminal::{self, Terminal};
 
 /// With less space than this the command is not given the log itself.
 const TIGHT_BYTES: u64 = 64 << 20;
@@ -34,7 +34,8 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
         .map_err(|e| Failure::new(INTERNAL, format!("preparing to receive signals: {e}"), "try again"))?;
     check(&args).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let store = Store::open_or_create().map_err(|e| no_run(&args, Failure::from(e)))?;
-    let plan = plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
+    let plan =
+        plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let prepared = begin::prepare(&store, plan.clone(), signals, umask);
     let mut prepared = prepared.map_err(|e| no_run(&args, explain(e)))?;
     prepared.announce(!args.quiet || args.print_id || args.id_file.is_some() || args.detach);
@@ -101,6 +102,7 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
     let presence = Presence {
         echo,
         says: !quiet,
+        passes_input: args.stdin,
         on_published: Box::new(move || announce(&args, &said_id)),
         ..Presence::absent()
     };

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::File;
-use std::rc::Rc;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use camino::Utf8PathBuf;
@@ -271,7 +271,8 @@ fn base64(bytes: &[u8]) -> String {
 /// When there can not be two bookends; nothing is left behind then.
 pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, BeginError> {
     let Prepared { mut hands, terminal, pty } = prepared;
-    note_panics(hands.guard.ledger);
+    let ledger = hands.guard.ledger;
+    note_panics(ledger);
     let (link, keeper_link) = match ready_to_split() {
         Ok(links) => links,
         Err(e) => {
@@ -299,8 +300,8 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             hands.guard.record.owner.front_start_time = front.map(|s| s.start_time);
             let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
                 let front_died = keep(hands, announce);
-                if let Some(terminal) = terminal {
-                    terminal.restore_if(front_died);
+                if let Some(terminal) = terminal.filter(|_| front_died && ledger.raw.load(Ordering::SeqCst)) {
+                    terminal.restore_for_front();
                 }
             }));
             // SAFETY: the keeper's work is done, or its unwinding has sealed the run; the stack above belongs to
@@ -342,7 +343,6 @@ fn front_life(mut hands: Hands, keeper: i32, presence: Presence) -> Finished {
     let _ = crate::process::wait::wait_for(keeper);
     super::front::finished_by_record(&mut hands)
 }
-
 
 /// The keeper's life: publish the run, run the engine, seal. Whether the front died meanwhile.
 fn keep(mut hands: Hands, announce: Option<Box<dyn FnMut()>>) -> bool {

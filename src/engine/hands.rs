@@ -310,6 +310,10 @@ impl Hands {
     fn trim(&mut self) {
         use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
         self.pump.trim();
+        // A reader of the living run must know where the hole is.
+        if self.guard.count_log() {
+            self.guard.save_status(self.guard.record.status, false);
+        }
         if self.watch.is_none() {
             self.watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         }
@@ -361,7 +365,7 @@ impl Hands {
     pub fn seal(&mut self, ending: Ending) -> Sealed {
         self.guard.record.leftovers = self.leftovers.list();
         self.guard.record.resources = wait::resources();
-        self.pump.trim();
+        self.pump.trim_to_limit();
         for trouble in self.pump.troubles() {
             self.guard.degrade(trouble);
         }

@@ -107,7 +107,7 @@ impl Link {
     /// Takes what came next, without waiting.
     #[must_use]
     pub fn take(&self) -> Incoming {
-let mut bytes = [0; MESSAGE_BYTES];
+        let mut bytes = [0; MESSAGE_BYTES];
         let mut receive = || retry(|| recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT));
         let received = match receive() {
             // The partner ended without reading all of ours; what it said before that still waits behind the error.
