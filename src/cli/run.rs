@@ -124,7 +124,7 @@ fn say(finished: &Finished) {
 
 /// Says something on standard error in one write: half a line would be a wrong one.
 fn tell(text: &str) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    terminal::say(&format!("{text}\n"));
 }
 
 /// Says the run's id wherever it was asked for.
