@@ -291,7 +291,7 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             Ok(front_life(hands, pid, presence))
         }
         Ok(Side::Child) => {
-            let Presence { on_published, echo, terminal: _, pty: _, says: _ } = presence;
+            let Presence { on_published, echo, .. } = presence;
             drop((link, pty, echo));
             // Whoever waits for a detached run is told by both bookends, so that one is enough.
             let announce = hands.plan.detach.then_some(on_published);

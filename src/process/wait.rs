@@ -94,11 +94,7 @@ fn raw_waitid(kind: libc::idtype_t, id: i32, flags: WaitPidFlag) -> io::Result<O
     }
 }
 
-fn waitid_once(
-    kind: libc::idtype_t,
-    id: libc::id_t,
-    flags: WaitPidFlag,
-) -> io::Result<Option<(i32, Exit)>> {
+fn waitid_once(kind: libc::idtype_t, id: libc::id_t, flags: WaitPidFlag) -> io::Result<Option<(i32, Exit)>> {
     retry(|| {
         // SAFETY: siginfo_t is plain data for which all zeros is a value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

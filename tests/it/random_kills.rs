@@ -61,7 +61,9 @@ fn hits(count: usize) -> Vec<(Scene, Who, Hit)> {
 fn killed(trial: &Trial, record: &Value) -> Result<(), String> {
     trial.check_code(record, &[137])?;
     let reason = word(record, "exit_reason");
-    require(matches!(reason.as_str(), "exited" | "wrapper_died" | "lost"), || format!("the reason is {reason}"))
+    require(matches!(reason.as_str(), "exited" | "wrapper_died" | "lost"), || {
+        format!("the reason is {reason}")
+    })
 }
 
 #[test]

@@ -317,9 +317,10 @@ impl Trial {
         let dropped = record["log"]["dropped_bytes"].as_u64().unwrap_or(0);
         let whole = [self.scene.out, self.scene.err].iter().all(|part| text.contains(part));
         let length = self.scene.out.len() + self.scene.err.len();
-        require(whole && log.len() == length || log.len() as u64 + dropped == length as u64 && dropped > 0, || {
-            format!("the log says {text:?}, and the record that {dropped} bytes are missing")
-        })
+        require(
+            whole && log.len() == length || log.len() as u64 + dropped == length as u64 && dropped > 0,
+            || format!("the log says {text:?}, and the record that {dropped} bytes are missing"),
+        )
     }
 
     /// The code that the caller saw is the record's; a caller that was hit itself saw a death.
@@ -329,7 +330,9 @@ impl Trial {
             return Ok(());
         }
         let expected = if self.scene.detached { Some(0) } else { record["wrapper_exit_code"].as_i64() };
-        require(Some(code) == expected, || format!("the caller saw code {code}, the record says {expected:?}"))
+        require(Some(code) == expected, || {
+            format!("the caller saw code {code}, the record says {expected:?}")
+        })
     }
 
     /// No reader replaced a record that was there.
@@ -374,7 +377,9 @@ fn sealed_record(run: &RunDir) -> Result<Value, String> {
     let wrong: Vec<_> = schema.iter_errors(&record).map(|e| format!("{}: {e}", e.instance_path)).collect();
     require(wrong.is_empty(), || format!("against the schema: {wrong:?}"))?;
     let status = word(&record, "status");
-    require(matches!(status.as_str(), "completed" | "failed" | "stopped" | "lost"), || format!("status {status}"))?;
+    require(matches!(status.as_str(), "completed" | "failed" | "stopped" | "lost"), || {
+        format!("status {status}")
+    })?;
     Ok(record)
 }
 
