@@ -49,6 +49,7 @@ impl Hands {
 
     /// Runs the engine in the place of a partner that ended in the given way, where that is known.
     pub fn take_over(&mut self, how: Option<&Exit>) -> Sealed {
+        crate::failpoint::taken_over();
         self.guard.arm(Author::Front);
         self.pump.recover();
         self.ends = None;
