@@ -116,7 +116,7 @@ impl RunGuard {
         self.flush_log();
         diagnostics::write(self);
         let task = run_dir::json_line(&self.record.only_task());
-        if let Err(e) = self.dir.write_over(run_dir::TASK, &task) {
+        if let Err(e) = self.dir.write_over(run_dir::TASK, &task, false) {
             self.degrade(format!("task.json could not be written: {e}"));
         }
         crate::failpoint::hit("keeper.sealing");

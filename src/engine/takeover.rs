@@ -38,6 +38,9 @@ impl Hands {
         }
         // Readers must find a state in every run that they can see, and the partner may have left half of one.
         self.learn_owner();
+        if let Err(e) = super::begin::write_prompt(self) {
+            self.guard.degrade(format!("prompt.md could not be written: {e}"));
+        }
         self.guard.save_status(Status::Initializing, true);
         let done = self.guard.dir.ensure_published();
         published.store(done.is_ok(), Ordering::SeqCst);
