@@ -57,7 +57,8 @@ impl Hands {
         self.pump.recover();
         self.ends = None;
         let cause = cause_of_death(how, self.guard.ledger.panic.get());
-        self.guard.record.evidence.push(cause.by.reason.clone().unwrap_or_default());
+        let fault = cause.error.as_ref().map(|e| e.message.clone());
+        self.guard.record.evidence.push(fault.or_else(|| cause.by.reason.clone()).unwrap_or_default());
         self.learn_owner();
         self.adopt_command();
         self.guard.event("took_over", &serde_json::json!({ "because": cause.by.reason }));
@@ -104,6 +105,7 @@ impl Hands {
             self.guard.record.owner = theirs.owner;
             self.guard.record.phases = theirs.phases;
             self.guard.record.preflight = theirs.preflight;
+            self.guard.record.prompt = theirs.prompt;
         }
     }
 

@@ -277,6 +277,7 @@ fn seal(
 }
 
 fn finish(run: &RunDir, record: &mut Record) {
+    record.log.bytes = run.log.metadata().map_or(record.log.bytes, |found| found.len());
     let _ = run.write_over(run_dir::TASK, &run_dir::json_line(&record.only_task()), false);
     let text = super::diagnostics::of(record, &run.log);
     let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes(), false);

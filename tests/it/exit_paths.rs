@@ -253,11 +253,23 @@ fn e47_the_keeper_breaks_down_while_the_command_runs() {
     }
 }
 
+/// A command that had ended by itself did so, whatever happened to bookend afterwards; the evidence tells of it.
 #[test]
 fn e47_the_keeper_breaks_down_after_the_command() {
     for action in BREAKDOWNS {
         for site in ["keeper.exited", "keeper.draining", "keeper.sealing"] {
-            keeper_breaks_down(site, action, &["exit", "3"], &[Seen::Code(3)]);
+            let mut world = World::new();
+            Points::set(&mut world, &format!("{site}={action}"));
+            let done = world.run_artist(&[], &["exit", "3"]).run();
+            let record = Expect::exited(3).any_author().check(&world, &done);
+            let told = match action {
+                "panic" => format!("failpoint {site}"),
+                "exit" => "code 77".to_owned(),
+                _ => "SIGABRT".to_owned(),
+            };
+            assert!(action == "panic" || record["author"] == "front", "{record:#}");
+            let evidence = record["evidence"].to_string();
+            assert!(evidence.contains(&told), "{site}={action}: {record:#}");
         }
     }
 }
@@ -388,7 +400,9 @@ fn kill_both(front: Process, run: &RunDir) {
             }
         }
     }
-    both[1].wait_gone(LIMIT);
+    for process in both {
+        process.wait_gone(LIMIT);
+    }
 }
 
 #[test]
@@ -837,6 +851,15 @@ fn read_until(world: &World, over: &AtomicBool) {
     }
 }
 
+/// Tells the readers to stop even where a check failed.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn e75_front_keeper_and_readers_at_once() {
     let world = World::new();
@@ -846,10 +869,10 @@ fn e75_front_keeper_and_readers_at_once() {
         for _ in 0..2 {
             scope.spawn(|| read_until(&world, &over));
         }
+        let _ended = SetOnDrop(&over);
         for round in 0..9 {
             truths.push(one_race(&world, round));
         }
-        over.store(true, Ordering::Relaxed);
     });
     for (run, first) in truths {
         assert_eq!(run.read("run.json"), Some(first), "a record never changes");
