@@ -192,8 +192,7 @@ impl Drop for RunGuard {
         }
         tree::kill_all(|| tree::descendants(self.record.owner.front_pid));
         let message = self.ledger.panic.get::<String>();
-        let message =
-            message.unwrap_or_else(|| "bookend stopped working before the run was over".to_owned());
+        let message = message.unwrap_or_else(|| "bookend stopped working before the run was over".to_owned());
         self.record.evidence.push("the engine unwound; the guard ended the command and sealed".to_owned());
         let sealed = match self.ledger.exit.get() {
             // A command that had ended by itself did so, whatever happened to bookend afterwards.

@@ -34,7 +34,8 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
         .map_err(|e| Failure::new(INTERNAL, format!("preparing to receive signals: {e}"), "try again"))?;
     check(&args).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let store = Store::open_or_create().map_err(|e| no_run(&args, Failure::from(e)))?;
-    let plan = plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
+    let plan =
+        plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let prepared = begin::prepare(&store, plan.clone(), signals, umask);
     let mut prepared = prepared.map_err(|e| no_run(&args, explain(e)))?;
     prepared.announce(!args.quiet || args.print_id || args.id_file.is_some() || args.detach);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::File;
-use std::rc::Rc;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use camino::Utf8PathBuf;
@@ -342,7 +342,6 @@ fn front_life(mut hands: Hands, keeper: i32, presence: Presence) -> Finished {
     let _ = crate::process::wait::wait_for(keeper);
     super::front::finished_by_record(&mut hands)
 }
-
 
 /// The keeper's life: publish the run, run the engine, seal. Whether the front died meanwhile.
 fn keep(mut hands: Hands, announce: Option<Box<dyn FnMut()>>) -> bool {

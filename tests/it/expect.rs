@@ -34,7 +34,7 @@ pub struct Expect {
     reason: &'static str,
     code: i32,
     dies_of: Option<i32>,
-    own_end: Option<(Option<i32>, Option<i32>)>,
+    front_killed: Option<i32>,
     exit: Seen,
     forced: Option<bool>,
     actor: Option<&'static str>,
@@ -51,7 +51,7 @@ impl Expect {
             reason,
             code,
             dies_of: None,
-            own_end: None,
+            front_killed: None,
             exit,
             forced: Some(false),
             actor: None,
@@ -148,12 +148,7 @@ impl Expect {
 
     /// `bookend run` itself was ended by this signal, whatever the record says.
     pub fn front_killed(self, signal: i32) -> Self {
-        Self { own_end: Some((None, Some(signal))), ..self }
-    }
-
-    /// `bookend run` itself ends with this code, whatever the record says.
-    pub fn front_exits(self, code: i32) -> Self {
-        Self { own_end: Some((Some(code), None)), ..self }
+        Self { front_killed: Some(signal), ..self }
     }
 
     /// The time from start to end.
@@ -224,11 +219,11 @@ impl Expect {
     /// Checks how `bookend run` itself ended, and how fast.
     #[track_caller]
     pub fn check_end(&self, done: &Finished) {
-        let from_record = match self.dies_of {
+        let expected = match self.front_killed.or(self.dies_of) {
             Some(signal) => (None, Some(signal)),
             None => (Some(self.code), None),
         };
-        assert_eq!((done.code, done.signal), self.own_end.unwrap_or(from_record), "{done:?}");
+        assert_eq!((done.code, done.signal), expected, "{done:?}");
         assert!(done.elapsed <= self.within, "took {:?}, longer than {:?}", done.elapsed, self.within);
         assert!(!done.held, "somebody still holds an output stream open");
     }

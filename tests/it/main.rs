@@ -3,6 +3,7 @@
 mod capture;
 mod disk_full;
 mod escape;
+mod exit_codes;
 mod exit_paths;
 mod expect;
 mod fault_sweep;
@@ -10,5 +11,6 @@ mod kill_sweep;
 mod pty;
 mod random_kills;
 mod readers;
+mod signals_grid;
 mod tripwire;
 mod world;
