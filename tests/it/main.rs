@@ -8,6 +8,7 @@ mod exit_paths;
 mod expect;
 mod fault_sweep;
 mod kill_sweep;
+mod machine_traces;
 mod pty;
 mod random_kills;
 mod readers;
