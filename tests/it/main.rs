@@ -1,5 +1,6 @@
 //! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
 
+mod bad_input;
 mod capture;
 mod disk_full;
 mod escape;
@@ -8,6 +9,7 @@ mod exit_paths;
 mod expect;
 mod fault_sweep;
 mod kill_sweep;
+mod layers;
 mod machine_traces;
 mod pty;
 mod random_kills;
