@@ -209,11 +209,7 @@ impl RunMachine {
     }
 
     fn on_spawn_failed(&mut self, slot: SlotId, error: ErrorInfo, out: &mut Effects) {
-        let verdict = match &self.cause {
-            Some(cause) => self.stopped(cause),
-            None => Ending::of_reason(ExitReason::SpawnFailed),
-        };
-        let verdict = Ending { error: Some(error), ..verdict };
+        let verdict = Ending { error: Some(error), ..Ending::of_reason(ExitReason::SpawnFailed) };
         self.slots[slot].verdict = Some(verdict);
         self.end_task(slot, out);
     }

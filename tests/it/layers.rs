@@ -30,7 +30,7 @@ const ONLY_IN: [(&str, &[&str], &[&str]); 11] = [
     // The keeper ends once it has sealed, and a partner that was forked to watch when it has seen the end.
     (
         "the end of the process",
-        &["process::exit(", "_exit("],
+        &["process::exit(", "libc::_exit("],
         &["failpoint.rs", "engine/begin.rs", "engine/front.rs"],
     ),
     ("a rename", &["fs::rename", "renameat"], &["disk.rs"]),
