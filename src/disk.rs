@@ -18,8 +18,8 @@ const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
 const DIR_MODE: Mode = Mode::from_bits_truncate(0o700);
 /// Interrupted calls are begun again this often.
 const RETRIES: u32 = 64;
-/// Records and other small files are read up to this size.
-pub const READ_LIMIT: u64 = 1 << 20;
+/// Records and other small files are read up to this size: room for the longest command line, each byte escaped.
+pub const READ_LIMIT: u64 = 64 << 20;
 
 /// Begins a call again while it is interrupted.
 ///

@@ -427,8 +427,12 @@ impl RunMachine {
     fn resume_stop(&mut self, now: Moment, out: &mut Effects) {
         let Some(cause) = self.cause.clone() else { return };
         self.status = Status::Stopping;
+        let untouched = |s: &Slot| s.stage == Stage::Running && s.ladder == Ladder::Untouched;
+        if self.slots.iter().any(untouched) {
+            out.push(Effect::SaveStatus { status: self.status, durable: true });
+        }
         for slot in 0..self.slots.len() {
-            if self.slots[slot].stage == Stage::Running && self.slots[slot].ladder == Ladder::Untouched {
+            if untouched(&self.slots[slot]) {
                 self.ask_to_end(slot, &cause, now, out);
             }
         }
@@ -549,7 +553,9 @@ impl RunMachine {
     /// The end of the whole run, from the cause and the verdicts on its tasks.
     fn ending(&self) -> Ending {
         match (&self.cause, self.verdicts.as_slice()) {
-            (_, [only]) => only.clone(),
+            // A task that had ended by itself before the stop does not speak for a run that was stopped.
+            (None, [only]) => only.clone(),
+            (Some(_), [only]) if only.ended_by.is_some() => only.clone(),
             (Some(cause), _) => self.stopped(cause),
             (None, []) => Ending::of_reason(ExitReason::NothingToDo),
             (None, many) if many.iter().all(|v| v.status == Status::Completed) => many[0].clone(),

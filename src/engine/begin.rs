@@ -272,7 +272,6 @@ fn base64(bytes: &[u8]) -> String {
 pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, BeginError> {
     let Prepared { mut hands, terminal, pty } = prepared;
     let ledger = hands.guard.ledger;
-    note_panics(ledger);
     let (link, keeper_link) = match ready_to_split() {
         Ok(links) => links,
         Err(e) => {
@@ -281,6 +280,7 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
         }
     };
     let front = identity::own_stat();
+    note_panics(hands.guard.ledger);
     match partner::split() {
         Ok(Side::Parent(pid)) => {
             drop(keeper_link);
@@ -380,12 +380,17 @@ fn publish(hands: &mut Hands) -> std::io::Result<()> {
     let me = identity::own_stat();
     hands.guard.record.owner.pid = identity::own_pid();
     hands.guard.record.owner.start_time = me.map_or(0, |s| s.start_time);
+    write_prompt(hands)?;
+    hands.guard.first_status()?;
+    hands.guard.dir.publish()
+}
+
+/// Writes what was asked, in place of what a bookend that died may have begun.
+pub(super) fn write_prompt(hands: &mut Hands) -> std::io::Result<()> {
     let prompt = prompt(&hands.guard.record);
     hands.guard.record.prompt =
         Some(PromptInfo { path: PROMPT.to_owned(), bytes: prompt.len() as u64, sha256: None });
-    hands.guard.dir.write_new(PROMPT, prompt.as_bytes(), true)?;
-    hands.guard.first_status()?;
-    hands.guard.dir.publish()
+    hands.guard.dir.write_over(PROMPT, prompt.as_bytes(), true)
 }
 
 /// What was asked, for a plain command: there was no prompt.

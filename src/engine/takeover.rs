@@ -38,6 +38,9 @@ impl Hands {
         }
         // Readers must find a state in every run that they can see, and the partner may have left half of one.
         self.learn_owner();
+        if let Err(e) = super::begin::write_prompt(self) {
+            self.guard.degrade(format!("prompt.md could not be written: {e}"));
+        }
         self.guard.save_status(Status::Initializing, true);
         let done = self.guard.dir.ensure_published();
         published.store(done.is_ok(), Ordering::SeqCst);
@@ -49,11 +52,13 @@ impl Hands {
 
     /// Runs the engine in the place of a partner that ended in the given way, where that is known.
     pub fn take_over(&mut self, how: Option<&Exit>) -> Sealed {
+        crate::failpoint::taken_over();
         self.guard.arm(Author::Front);
         self.pump.recover();
         self.ends = None;
         let cause = cause_of_death(how, self.guard.ledger.panic.get());
-        self.guard.record.evidence.push(cause.by.reason.clone().unwrap_or_default());
+        let fault = cause.error.as_ref().map(|e| e.message.clone());
+        self.guard.record.evidence.push(fault.or_else(|| cause.by.reason.clone()).unwrap_or_default());
         self.learn_owner();
         self.adopt_command();
         self.guard.event("took_over", &serde_json::json!({ "because": cause.by.reason }));
@@ -100,6 +105,7 @@ impl Hands {
             self.guard.record.owner = theirs.owner;
             self.guard.record.phases = theirs.phases;
             self.guard.record.preflight = theirs.preflight;
+            self.guard.record.prompt = theirs.prompt;
         }
     }
 

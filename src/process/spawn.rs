@@ -264,8 +264,9 @@ impl Child<'_> {
             // SAFETY: the three are NUL-terminated and null-terminated as execve wants them.
             unsafe { libc::execve(candidate.as_ptr(), self.argv, self.envp) };
             match errno() {
+                only if self.candidates.len() == 1 => return only,
                 libc::ENOENT | libc::ENOTDIR => {}
-                libc::EACCES if self.candidates.len() > 1 => worst = libc::EACCES,
+                libc::EACCES => worst = libc::EACCES,
                 other => return other,
             }
         }
