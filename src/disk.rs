@@ -179,6 +179,15 @@ pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Sets aside disk space for `bytes` at the beginning of a file that stays as long as it is, where the file system can.
+///
+/// # Errors
+/// As fallocate(2).
+pub fn reserve_ahead(file: &File, bytes: u64) -> io::Result<()> {
+    let length = i64::try_from(bytes).unwrap_or(i64::MAX);
+    retry(|| nix::fcntl::fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length))
+}
+
 /// Gives a stretch of a file back to the file system; it reads as zeros from then on.
 ///
 /// # Errors

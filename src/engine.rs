@@ -2,6 +2,7 @@
 //!
 //! Both bookends run this same loop: the keeper from the start, the front (or a new keeper) after the other's death.
 
+pub mod backlog;
 pub mod begin;
 pub mod detach;
 pub mod echo;

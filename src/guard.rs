@@ -207,6 +207,6 @@ impl Drop for RunGuard {
                 self.seal(Ending { error, exit, ..Ending::of_reason(ExitReason::InternalError) })
             }
         };
-        sealed.report_if_unwritten();
+        sealed.report_if_elsewhere();
     }
 }

@@ -33,11 +33,11 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
     let signals = Signals::block()
         .map_err(|e| Failure::new(INTERNAL, format!("preparing to receive signals: {e}"), "try again"))?;
     check(&args).inspect_err(|failure| note_attempt(argv, &failure.message))?;
-    let store = Store::open_or_create().map_err(|e| no_run(&args, Failure::from(e)))?;
+    let store = Store::open_or_create().map_err(|e| no_run(&args.command, Failure::from(e)))?;
     let plan =
         plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let prepared = begin::prepare(&store, plan.clone(), signals, umask);
-    let mut prepared = prepared.map_err(|e| no_run(&args, explain(e)))?;
+    let mut prepared = prepared.map_err(|e| no_run(&args.command, explain(e)))?;
     prepared.announce(!args.quiet || args.print_id || args.id_file.is_some() || args.detach);
     if plan.detach { detached(args, prepared, &store) } else { attached(args, &plan, prepared, &store) }
 }
@@ -60,13 +60,13 @@ fn look_around(store: &Store) -> Surroundings {
 }
 
 /// A run that could not begin leaves its record where it still can: on standard error.
-fn no_run(args: &RunArgs, failure: Failure) -> Failure {
-    let argv: Vec<_> = args.command.iter().map(|a| a.to_string_lossy()).collect();
+fn no_run(command: &[OsString], failure: Failure) -> Failure {
+    let argv: Vec<_> = command.iter().map(|a| a.to_string_lossy()).collect();
     let line = serde_json::json!({
         "schema": SCHEMA, "status": "failed", "exit_reason": "internal_error", "wrapper_exit_code": INTERNAL,
         "at": crate::clock::now(), "error": { "message": failure.message }, "command": { "argv": argv }
     });
-    let _ = writeln!(std::io::stderr(), "{line}");
+    tell(&line.to_string());
     failure.with_code(INTERNAL)
 }
 
@@ -75,7 +75,7 @@ fn explain(error: BeginError) -> Failure {
     let errno = match &error {
         BeginError::Store(e) => return Failure::new(INTERNAL, message, e.hint()),
         BeginError::Dir(e) => e.source.raw_os_error(),
-        BeginError::System { source, .. } => source.raw_os_error(),
+        BeginError::Publish { source, .. } | BeginError::System { source, .. } => source.raw_os_error(),
     };
     let hint = match errno {
         Some(libc::ENOSPC | libc::EDQUOT) => "free some space, or set BOOKEND_STORE to another disk",
@@ -106,11 +106,12 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
         on_published: Box::new(move || announce(&args, &said_id)),
         ..Presence::absent()
     };
-    let finished = begin::begin(prepared, presence).map_err(explain)?;
+    let begun = begin::begin(prepared, presence);
+    let finished = begun.map_err(|e| no_run(&plan.command.argv, explain(e)))?;
     if json {
         print_record(store, &id);
     }
-    if !quiet || finished.verdict.starts_with("bookend: error") {
+    if !quiet {
         say(&finished);
     }
     Ok(Done { code: finished.code, die_of: finished.die_of })
@@ -177,7 +178,10 @@ fn detached(args: RunArgs, prepared: Prepared, store: &Store) -> Result<Done, Fa
             }
             Ok(Done::with(0))
         }
-        Detached::Visible(trouble) => Err(Failure { message: trouble, hint: None, code: INTERNAL }),
+        Detached::Visible(trouble) => {
+            let (message, hint) = trouble.split_once('\n').unwrap_or((&trouble, "try again"));
+            Err(no_run(&args.command, Failure::new(INTERNAL, message, hint)))
+        }
         Detached::Background(report) => Ok(watch(prepared, report)),
     }
 }
@@ -194,7 +198,9 @@ fn watch(prepared: Prepared, report: Report) -> Done {
             finished.code
         }
         Err(e) => {
-            report.borrow_mut().refused(&e.to_string());
+            let failure = explain(e);
+            let hint = failure.hint.unwrap_or_default();
+            report.borrow_mut().refused(&format!("{}\n{hint}", failure.message));
             INTERNAL
         }
     };

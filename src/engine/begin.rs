@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use camino::Utf8PathBuf;
 use thiserror::Error;
 
+use super::backlog::Backlog;
 use super::front::{Finished, Presence};
 use super::hands::{Ends, Hands, settle_in};
 use super::leftovers::Leftovers;
@@ -29,7 +31,7 @@ use crate::process::pty::Pty;
 use crate::process::pump::{self, Pump};
 use crate::signals::Signals;
 use crate::store::run_dir::{INDEX, LOG, PROMPT, RunDir, RunDirError};
-use crate::store::{Store, StoreError};
+use crate::store::{RUNS, Store, StoreError};
 use crate::terminal::Terminal;
 use crate::view::quote;
 
@@ -58,6 +60,14 @@ pub enum BeginError {
     /// The run's directory can not be made.
     #[error(transparent)]
     Dir(#[from] RunDirError),
+    /// The run's directory can not be put in its place.
+    #[error("making run directory {path}: {source}")]
+    Publish {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The system refused something else.
     #[error("{doing}: {source}")]
     System {
@@ -77,6 +87,7 @@ pub struct Prepared {
     hands: Hands,
     terminal: Option<Terminal>,
     pty: Option<std::os::fd::OwnedFd>,
+    path: PathBuf,
 }
 
 impl Prepared {
@@ -132,11 +143,13 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
         watch: None,
         blind: false,
         fetched: 0,
+        backlog: Backlog::default(),
         leftovers: Leftovers::default(),
         childless: false,
         announces: true,
     };
-    Ok(Prepared { hands, terminal, pty })
+    let path = store.path.join(RUNS).join(hands.guard.dir.id.as_str());
+    Ok(Prepared { hands, terminal, pty, path })
 }
 
 /// What a command's output goes through: its ends, ours, and one to type on.
@@ -270,7 +283,7 @@ fn base64(bytes: &[u8]) -> String {
 /// # Errors
 /// When there can not be two bookends; nothing is left behind then.
 pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, BeginError> {
-    let Prepared { mut hands, terminal, pty } = prepared;
+    let Prepared { mut hands, terminal, pty, path } = prepared;
     let ledger = hands.guard.ledger;
     let (link, keeper_link) = match ready_to_split() {
         Ok(links) => links,
@@ -288,7 +301,11 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             hands.ends = None;
             presence.terminal = terminal;
             presence.pty = pty;
-            Ok(front_life(hands, pid, presence))
+            let finished = front_life(hands, pid, presence);
+            finished.refused.map_or(Ok(finished), |errno| {
+                let source = std::io::Error::from_raw_os_error(errno);
+                Err(BeginError::Publish { path, source })
+            })
         }
         Ok(Side::Child) => {
             let Presence { on_published, echo, .. } = presence;
@@ -350,8 +367,7 @@ fn keep(mut hands: Hands, announce: Option<Box<dyn FnMut()>>) -> bool {
     if let Err(e) = publish(&mut hands) {
         hands.guard.disarm();
         hands.guard.dir.discard();
-        let message = format!("bookend: error: publishing run {}: {e}", hands.guard.dir.id);
-        hands.send(&Message::Refused { message });
+        hands.send(&Message::Refused { errno: e.raw_os_error().unwrap_or(libc::EIO) });
         return hands.link.is_none();
     }
     hands.guard.ledger.published.store(true, Ordering::SeqCst);

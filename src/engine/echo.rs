@@ -182,6 +182,13 @@ impl Echo {
         self.spilt.push_back((self.ledger.log_bytes.load(Ordering::SeqCst), stream, bytes));
     }
 
+    /// Whether so much waits to be shown that no more should be taken.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        const MOST: usize = 1 << 20;
+        self.spilt.iter().map(|(_, _, bytes)| bytes.len()).sum::<usize>() > MOST
+    }
+
     /// Shows some of what there is.
     pub fn advance(&mut self) -> Progress {
         if let Some(progress) = self.show_spilt() {

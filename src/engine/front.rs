@@ -36,6 +36,8 @@ pub struct Finished {
     pub die_of: Option<i32>,
     /// Lines for the person at the terminal.
     pub verdict: String,
+    /// What the system said when the run could not begin.
+    pub refused: Option<i32>,
 }
 
 /// What the front does for the person who started the run.
@@ -172,6 +174,7 @@ pub fn finished_by_record(hands: &mut Hands) -> Finished {
         code,
         die_of: die_of(&record),
         verdict: words::verdict(&record),
+        refused: None,
     })
 }
 
@@ -265,7 +268,10 @@ impl Vigil<'_> {
         if !self.gone
             && let Some(link) = &self.hands.link
         {
-            wanted.push((Source::Link, link.handle(), PollFlags::POLLIN));
+            // A reader that is behind is given time; the end of the keeper is seen all the same.
+            let behind = self.presence.echo.as_ref().is_some_and(Echo::is_behind);
+            let flags = if behind { PollFlags::empty() } else { PollFlags::POLLIN };
+            wanted.push((Source::Link, link.handle(), flags));
         }
         let due = [self.stuck_at, self.give_up_at].into_iter().flatten().min();
         let mut wait_ms = due.map(|due| due.ms_since(clock::moment()));
@@ -321,7 +327,8 @@ impl Vigil<'_> {
         if self.hands.signals.was_ignored(number) {
             return;
         }
-        if self.finished.is_some() {
+        let sealed = self.hands.guard.ledger.sealed.load(std::sync::atomic::Ordering::SeqCst) != 0;
+        if self.finished.is_some() || sealed {
             // The record is written; only a slow reader of ours is still being shown something.
             self.show_no_more();
             return;
@@ -394,8 +401,8 @@ impl Vigil<'_> {
             Incoming::Message(Message::Published) => self.announce(),
             Incoming::Message(Message::Tell { line }) => self.presence.say(&line),
             Incoming::Message(Message::Paused) if self.presence.pty.is_some() => self.stop_and_go_on(),
-            Incoming::Message(Message::Refused { message }) => {
-                self.finished = Some(Finished { code: 125, die_of: None, verdict: message });
+            Incoming::Message(Message::Refused { errno }) => {
+                self.finished = Some(Finished { code: 125, refused: Some(errno), ..Finished::default() });
             }
             Incoming::Message(_) | Incoming::Nothing => {}
             Incoming::Spill(stream, bytes) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
+use super::backlog::Backlog;
 use super::front::Finished;
 use super::leftovers::Leftovers;
 use crate::clock;
@@ -23,11 +24,14 @@ use crate::model::signal;
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 use crate::process::identity::{self, Stat};
-use crate::process::pump::{self, Pump, Stream};
+use crate::process::pump::{self, Pump, Stream, Turn};
 use crate::process::spawn::{Prepared, SpawnError, Wiring};
 use crate::process::{pty, tree, wait};
 use crate::signals::Signals;
 use crate::view::words;
+
+/// Turns of the pump for a stream that is about to be cut: more than a pipe holds.
+const CUT_TURNS: usize = 16;
 
 /// The running command.
 #[derive(Debug)]
@@ -85,6 +89,8 @@ pub struct Hands {
     pub blind: bool,
     /// Times the source was asked for a task.
     pub fetched: u32,
+    /// Output that is still to be shown and is nowhere else.
+    pub backlog: Backlog,
     /// What the command left behind.
     pub leftovers: Leftovers,
     /// Whether the last look found no child at all.
@@ -330,6 +336,11 @@ impl Hands {
             self.guard.record.owner.front_pid.unwrap_or(0),
         ];
         for stream in Stream::BOTH {
+            // What waits in the pipe now is taken all the same; only what would come later is not.
+            let turns = (0..CUT_TURNS).map(|_| self.on_output(stream)).find(|turn| *turn != Turn::Moved);
+            if turns == Some(Turn::Closed) {
+                continue;
+            }
             let link = self.pump.source(stream).and_then(pump::link_of);
             if let Some(link) = link {
                 self.leftovers.note(&tree::holders(&link, &me), true);
@@ -370,15 +381,17 @@ impl Hands {
             self.guard.degrade(trouble);
         }
         let sealed = self.guard.seal(ending).clone();
-        sealed.report_if_unwritten();
+        sealed.report_if_elsewhere();
         failpoint::hit("keeper.sealed");
         let record = &self.guard.record;
         let die_of = match record.exit_reason.map(|r| r.row().code) {
             Some(CodeRule::DieOf(signal)) if sealed.code != 125 => Some(signal),
             _ => None,
         };
-        let finished = Finished { code: sealed.code, die_of, verdict: words::verdict(record) };
+        let verdict = words::verdict(record);
+        let finished = Finished { code: sealed.code, die_of, verdict, refused: None };
         self.guard.ledger.finished.set(&finished);
+        self.backlog.flush_all(self.link.as_ref());
         sealed
     }
 }

@@ -52,15 +52,18 @@ impl Hands {
     }
 
     fn poll(&self, wait_ms: Option<u64>) -> Vec<Source> {
-        let mut sources = vec![(Source::Signals, self.signals.handle())];
-        sources.extend(self.link.as_ref().map(|link| (Source::Link, link.handle())));
-        for stream in Stream::BOTH {
-            sources.extend(self.pump.source(stream).map(|fd| (Source::Output(stream), fd)));
+        let (comes, goes) = (PollFlags::POLLIN, PollFlags::POLLIN | PollFlags::POLLOUT);
+        let caught_up = self.backlog.is_empty();
+        let mut sources = vec![(Source::Signals, self.signals.handle(), comes)];
+        let link_flags = if caught_up { comes } else { goes };
+        sources.extend(self.link.as_ref().map(|link| (Source::Link, link.handle(), link_flags)));
+        for stream in Stream::BOTH.iter().filter(|_| caught_up) {
+            sources.extend(self.pump.source(*stream).map(|fd| (Source::Output(*stream), fd, comes)));
         }
         if let Some(handle) = self.command.as_ref().filter(|c| !c.ended).and_then(|c| c.handle.as_ref()) {
-            sources.push((Source::Command, handle.as_fd()));
+            sources.push((Source::Command, handle.as_fd(), comes));
         }
-        sources.extend(self.watch.as_ref().map(|watch| (Source::Log, watch.as_fd())));
+        sources.extend(self.watch.as_ref().map(|watch| (Source::Log, watch.as_fd(), comes)));
         ready(&sources, wait_ms)
     }
 
@@ -71,8 +74,13 @@ impl Hands {
                     self.on_signal(received);
                 }
             }
-            Source::Link => self.on_link(),
-            Source::Output(stream) => self.on_output(stream),
+            Source::Link => {
+                self.on_link();
+                self.backlog.flush(self.link.as_ref());
+            }
+            Source::Output(stream) => {
+                self.on_output(stream);
+            }
             Source::Command => {
                 // Not our child: the kernel says that it ended, and in what way only to its parent.
                 self.command_ended(None);
@@ -197,24 +205,22 @@ impl Hands {
         }
     }
 
-    fn on_output(&mut self, stream: Stream) {
+    /// Moves some of what a stream has.
+    pub(super) fn on_output(&mut self, stream: Stream) -> Turn {
         let now = clock::moment();
-        let link = self.link.as_ref();
-        let mut spill = |stream: Stream, bytes: &[u8]| {
-            if let Some(link) = link {
-                let _ = link.spill(stream, bytes);
-            }
-        };
-        if self.pump.turn(stream, now, &mut spill) == Turn::Closed && !self.pump.is_open() {
+        let (link, backlog) = (self.link.as_ref(), &mut self.backlog);
+        let mut spill = |stream: Stream, bytes: &[u8]| backlog.add(link, stream, bytes);
+        let turn = self.pump.turn(stream, now, &mut spill);
+        if turn == Turn::Closed && !self.pump.is_open() {
             self.queue.push_back(Event::OutputClosed(SLOT));
         }
+        turn
     }
 }
 
 /// Polls; an interrupted or failed poll is the same as one in which nothing happened.
-fn ready(sources: &[(Source, BorrowedFd<'_>)], wait_ms: Option<u64>) -> Vec<Source> {
-    let mut fds: Vec<PollFd<'_>> =
-        sources.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+fn ready(sources: &[(Source, BorrowedFd<'_>, PollFlags)], wait_ms: Option<u64>) -> Vec<Source> {
+    let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
     let timeout = match wait_ms {
         None => PollTimeout::NONE,
         Some(ms) => PollTimeout::try_from(ms.min(i32::MAX as u64)).unwrap_or(PollTimeout::MAX),
@@ -223,7 +229,7 @@ fn ready(sources: &[(Source, BorrowedFd<'_>)], wait_ms: Option<u64>) -> Vec<Sour
         return Vec::new();
     }
     let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
-    sources.iter().zip(&fds).filter(|(_, fd)| happened(fd)).map(|((source, _), _)| *source).collect()
+    sources.iter().zip(&fds).filter(|(_, fd)| happened(fd)).map(|(source, _)| source.0).collect()
 }
 
 /// The cause that a stop signal is.

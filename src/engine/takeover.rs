@@ -36,16 +36,22 @@ impl Hands {
         if published.load(Ordering::SeqCst) {
             return true;
         }
-        // Readers must find a state in every run that they can see, and the partner may have left half of one.
-        self.learn_owner();
-        if let Err(e) = super::begin::write_prompt(self) {
-            self.guard.degrade(format!("prompt.md could not be written: {e}"));
+        // A keeper that broke down before it published may have sealed all the same. Otherwise readers must find a
+        // state in every run that they can see, and the keeper may have left half of one.
+        let sealed = self.sealed_before().is_some();
+        if !sealed {
+            self.learn_owner();
+            if let Err(e) = super::begin::write_prompt(self) {
+                self.guard.degrade(format!("prompt.md could not be written: {e}"));
+            }
+            self.guard.save_status(Status::Initializing, true);
         }
-        self.guard.save_status(Status::Initializing, true);
         let done = self.guard.dir.ensure_published();
         published.store(done.is_ok(), Ordering::SeqCst);
-        if let Err(e) = &done {
-            self.guard.degrade(format!("the run could not be given its name: {e}"));
+        match &done {
+            Ok(()) if sealed => self.guard.dir.unmark(),
+            Ok(()) => {}
+            Err(e) => self.guard.degrade(format!("the run could not be given its name: {e}")),
         }
         done.is_ok()
     }

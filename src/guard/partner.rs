@@ -49,8 +49,8 @@ pub enum Message {
     Paused,
     /// Keeper: the run could not begin; nothing is on disk.
     Refused {
-        /// What to tell, hint included.
-        message: String,
+        /// What the system said.
+        errno: i32,
     },
 }
 
@@ -91,13 +91,11 @@ impl Link {
         }
     }
 
-    /// Passes on output that could not be written to the log; false when the partner can not take it now.
+    /// Passes on output that could not be written to the log; how many bytes of it the partner could take now.
     #[must_use]
-    pub fn spill(&self, stream: Stream, bytes: &[u8]) -> bool {
-        bytes.chunks(MESSAGE_BYTES - 1).all(|piece| {
-            let framed = [&[stream.digit()], piece].concat();
-            self.send_bytes(&framed).is_ok()
-        })
+    pub fn spill(&self, stream: Stream, bytes: &[u8]) -> usize {
+        let taken = |piece: &&[u8]| self.send_bytes(&[&[stream.digit()], *piece].concat()).is_ok();
+        bytes.chunks(MESSAGE_BYTES - 1).take_while(taken).map(<[u8]>::len).sum()
     }
 
     fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {

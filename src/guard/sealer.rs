@@ -45,13 +45,22 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// The last rung: the record as one line of JSON on standard error.
-    pub fn report_if_unwritten(&self) {
+    /// Says on standard error where the record is when it is not in the run's directory; on the last rung it is
+    /// the record itself, as one line of JSON.
+    pub fn report_if_elsewhere(&self) {
+        let mut text = match &self.rung {
+            Rung::Written | Rung::NotFlushed | Rung::Already => return,
+            Rung::Spooled(path) => format!(
+                "bookend: note: the final record could not be written to the run's directory; it is in {}\n",
+                path.display()
+            )
+            .into_bytes(),
+            Rung::Unwritten => b"bookend: the final record could not be written; here it is:\n".to_vec(),
+        };
         if self.rung == Rung::Unwritten {
-            let mut err = io::stderr();
-            let _ = err.write_all(b"bookend: the final record could not be written; here it is:\n");
-            let _ = err.write_all(&self.line);
+            text.extend_from_slice(&self.line);
         }
+        let _ = io::stderr().write_all(&text);
     }
 }
 

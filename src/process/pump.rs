@@ -5,7 +5,7 @@
 //! they wait in the ledger, from where the other bookend can still write them.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -88,6 +88,8 @@ pub struct Pump {
     splices: bool,
     limit: u64,
     run_start: Moment,
+    /// Lines that could not be written to the index yet.
+    unindexed: String,
     /// The error that keeps output from the log, while it lasts.
     pub trouble: Option<io::Error>,
     /// That the log could not be kept within its limit.
@@ -106,7 +108,18 @@ impl Pump {
         run_start: Moment,
     ) -> Self {
         let splices = index.is_some();
-        Self { sources, log, index, ledger, splices, limit, run_start, trouble: None, untrimmed: None }
+        Self {
+            sources,
+            log,
+            index,
+            ledger,
+            splices,
+            limit,
+            run_start,
+            unindexed: String::new(),
+            trouble: None,
+            untrimmed: None,
+        }
     }
 
     /// Takes other sources in the place of those it had.
@@ -255,15 +268,22 @@ impl Pump {
         if let Some(stream) = Stream::of_digit(open % 4) {
             let end = self.ledger.log_bytes.load(Ordering::SeqCst);
             self.end_segment(stream, open / 4, end, now);
-            self.ledger.segment.store(end * 4, Ordering::SeqCst);
+            // Without its line in the index, that it is open is all that tells which stream it came from.
+            if self.unindexed.is_empty() {
+                self.ledger.segment.store(end * 4, Ordering::SeqCst);
+            }
         }
     }
 
     /// One line of the index: milliseconds since the run's start, descriptor, bytes.
     fn end_segment(&mut self, stream: Stream, start: u64, end: u64, now: Moment) {
-        if let (Some(mut index), true) = (self.index.as_deref(), end > start) {
+        if let (Some(index), true) = (self.index.as_deref(), end > start) {
             let line = format!("{} {} {}\n", now.ms_since(self.run_start), stream.digit(), end - start);
-            let _ = index.write_all(line.as_bytes());
+            self.unindexed.push_str(&line);
+            // On a full disk the line waits for the next one; a line cut short would make all later ones wrong.
+            if let Ok(written) = retry(|| nix::unistd::write(index, self.unindexed.as_bytes())) {
+                self.unindexed.drain(..written);
+            }
         }
     }
 

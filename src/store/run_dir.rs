@@ -39,6 +39,8 @@ pub const INTENT: &str = "kill.json";
 pub const RESERVE: &str = "reserve";
 /// Prefix of directories that are not published yet.
 pub const UNPUBLISHED: &str = ".new-";
+/// Space that is set aside for the index.
+const INDEX_AHEAD_BYTES: u64 = 4 * 1024;
 /// Size of the reserve.
 pub const RESERVE_BYTES: u64 = 16 * 1024;
 
@@ -142,6 +144,10 @@ impl RunDir {
             .then(|| disk::create_at(&dir, INDEX, Access::Append))
             .transpose()
             .map_err(failed("making the index of its log"))?;
+        if let Some(index) = &index {
+            // The last page of a log on a full disk still takes output; which stream that is must be known as well.
+            let _ = disk::reserve_ahead(index, INDEX_AHEAD_BYTES);
+        }
         let events = disk::create_at(&dir, EVENTS, Access::Append).map_err(failed("making its events"))?;
         Ok(Parts { dir, lock, log, index, events, reserve })
     }

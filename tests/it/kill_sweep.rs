@@ -22,7 +22,7 @@ const KILLED: [i64; 1] = [137];
 fn points(scene: Scene, who: Who) -> Vec<Point> {
     let Some(mut lab) = Lab::open() else { return Vec::new() };
     let trial = lab.play(scene, who, Hit::Nothing);
-    let verdict = trial.judge(|trial, record| unhindered(trial, record));
+    let verdict = trial.judge(unhindered);
     assert_eq!(verdict, Ok(Verdict::Sealed("exited".to_owned())));
     trial.forget();
     let calls = trial.calls();

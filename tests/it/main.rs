@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod capture;
+mod detach;
 mod disk_full;
 mod escape;
 mod exit_codes;

@@ -430,7 +430,7 @@ impl Tally {
 
     /// Prints the figures and fails when anything was wrong.
     pub fn conclude(&self, name: &str) {
-        const SHOWN: usize = 400;
+        const SHOWN: usize = 5;
         eprintln!(
             "{name}: {} trials, {} wrong, {} without a hit, slowest {} ms, {:?}",
             self.played,
