@@ -204,7 +204,7 @@ impl Drop for RunGuard {
             }
             exit => {
                 let error = Some(ErrorInfo { message, ..ErrorInfo::default() });
-                self.seal(Ending { error, exit, ..Ending::of_reason(ExitReason::InternalError) })
+                self.seal(Ending { exit, error, ..Ending::of_reason(ExitReason::InternalError) })
             }
         };
         sealed.report_if_elsewhere();

@@ -317,7 +317,7 @@ impl Trace {
                 self.places[slot].output_open = false;
                 Event::OutputClosed(slot)
             }
-            7 if runs => Event::LogGrew(slot),
+            7 if runs => Event::LogGrew(slot, self.dice.below(1_000)),
             8 => {
                 let reasons = [ExitReason::Interrupted, ExitReason::Terminated, ExitReason::Killed];
                 let actors = [Actor::Process, Actor::Terminal, Actor::User];
