@@ -229,7 +229,7 @@ impl Hands {
                 self.guard.record.ended_by = Some(cause.by.clone());
                 let grace = words::duration(std::time::Duration::from_millis(*grace_ms));
                 let why = words::ended_by(&cause.by);
-                format!("bookend: stopping ({why}): {grace} to end, a second signal kills now")
+                format!("bookend: stopping ({why}): {grace} to end, a second signal kills it now")
             }
             Notice::Killing => {
                 self.guard.ledger.forced.store(true, Ordering::SeqCst);
