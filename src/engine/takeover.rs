@@ -75,7 +75,7 @@ impl Hands {
         } else {
             let known = self.known();
             // A command that had ended by itself is not stopped by what happened after.
-            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(_))));
+            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(e))) if !self.is_hang_up(e));
             let first = if seen { self.queue.pop_front() } else { None };
             let first = match first {
                 Some(ended) => {
@@ -138,6 +138,12 @@ impl Hands {
     /// Whether what the command leaves behind comes to this process: it does unless this one was forked later.
     fn is_ancestor(&self) -> bool {
         self.guard.record.owner.front_pid.is_none_or(|front| front == identity::own_pid())
+    }
+
+    /// Whether the keeper's death did that: with it the kernel hangs up a group that is stopped, and the foreground of
+    /// a terminal that was the keeper's. What the keeper itself had still seen was before.
+    fn is_hang_up(&self, exit: &Exit) -> bool {
+        exit.signal == Some(libc::SIGHUP) && self.guard.ledger.exit.get::<Exit>().is_none()
     }
 
     fn known(&mut self) -> Known {
