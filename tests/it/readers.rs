@@ -378,8 +378,9 @@ fn a_detached_run_outlives_either_bookend_again_and_again() {
             (&"killed".into(), &"enough".into())
         );
         run.ask(&["wait", "latest"]).assert_code(137);
-        let left = || run.space.processes().is_empty().then_some(());
-        eventually(SOON, "empty namespace", left);
+        for (_, process) in run.space.processes() {
+            process.wait_gone(SOON);
+        }
         let counted = std::fs::read_to_string(run.world.path("work").join(file)).expect("the signals");
         assert_eq!(counted, "SIGTERM\n", "the death of a bookend is no signal for the command");
     }
