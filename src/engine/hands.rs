@@ -87,6 +87,8 @@ pub struct Hands {
     pub watch: Option<nix::sys::inotify::Inotify>,
     /// Whether this bookend is a child of the one that started the command.
     pub blind: bool,
+    /// Whether this bookend was forked in the place of one that died: what the command starts is not below it.
+    pub forked_later: bool,
     /// Times the source was asked for a task.
     pub fetched: u32,
     /// Output that is still to be shown and is nowhere else.

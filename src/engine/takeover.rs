@@ -109,6 +109,7 @@ impl Hands {
         let bytes = self.guard.dir.read(crate::store::run_dir::STATUS).unwrap_or_default();
         if let Ok(theirs) = serde_json::from_slice::<Record>(&bytes) {
             self.guard.record.owner = theirs.owner;
+            self.guard.record.status = theirs.status;
             self.guard.record.phases = theirs.phases;
             self.guard.record.preflight = theirs.preflight;
             self.guard.record.prompt = theirs.prompt;
@@ -137,7 +138,7 @@ impl Hands {
 
     /// Whether what the command leaves behind comes to this process: it does unless this one was forked later.
     fn is_ancestor(&self) -> bool {
-        self.guard.record.owner.front_pid.is_none_or(|front| front == identity::own_pid())
+        !self.forked_later
     }
 
     /// Whether the keeper's death did that: with it the kernel hangs up a group that is stopped, and the foreground of
@@ -192,6 +193,7 @@ impl Hands {
             Ok(Side::Child) => {
                 drop(mine);
                 self.guard.disarm();
+                self.forked_later = true;
                 self.link = Some(theirs);
                 super::front::watch_instead(self);
             }
