@@ -142,6 +142,7 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
         queue: std::collections::VecDeque::new(),
         watch: None,
         blind: false,
+        forked_later: false,
         fetched: 0,
         backlog: Backlog::default(),
         leftovers: Leftovers::default(),

@@ -75,7 +75,7 @@ impl Hands {
         } else {
             let known = self.known();
             // A command that had ended by itself is not stopped by what happened after.
-            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(_))));
+            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(e))) if !self.is_hang_up(e));
             let first = if seen { self.queue.pop_front() } else { None };
             let first = match first {
                 Some(ended) => {
@@ -109,6 +109,7 @@ impl Hands {
         let bytes = self.guard.dir.read(crate::store::run_dir::STATUS).unwrap_or_default();
         if let Ok(theirs) = serde_json::from_slice::<Record>(&bytes) {
             self.guard.record.owner = theirs.owner;
+            self.guard.record.status = theirs.status;
             self.guard.record.phases = theirs.phases;
             self.guard.record.preflight = theirs.preflight;
             self.guard.record.prompt = theirs.prompt;
@@ -137,7 +138,13 @@ impl Hands {
 
     /// Whether what the command leaves behind comes to this process: it does unless this one was forked later.
     fn is_ancestor(&self) -> bool {
-        self.guard.record.owner.front_pid.is_none_or(|front| front == identity::own_pid())
+        !self.forked_later
+    }
+
+    /// Whether the keeper's death did that: with it the kernel hangs up a group that is stopped, and the foreground of
+    /// a terminal that was the keeper's. What the keeper itself had still seen was before.
+    fn is_hang_up(&self, exit: &Exit) -> bool {
+        exit.signal == Some(libc::SIGHUP) && self.guard.ledger.exit.get::<Exit>().is_none()
     }
 
     fn known(&mut self) -> Known {
@@ -186,6 +193,7 @@ impl Hands {
             Ok(Side::Child) => {
                 drop(mine);
                 self.guard.disarm();
+                self.forked_later = true;
                 self.link = Some(theirs);
                 super::front::watch_instead(self);
             }

@@ -146,7 +146,7 @@ impl Cell {
             Blow::KeeperKilled => assert_eq!(record["author"], "front", "{record:#}"),
             Blow::FrontKilled => assert_eq!(record["author"], "keeper", "{record:#}"),
             Blow::DoubleInt if self.artist == "signal-proof" => {
-                assert_eq!(record["forced"], true, "{record:#}")
+                assert_eq!(record["forced"], true, "{record:#}");
             }
             Blow::Term | Blow::DoubleInt => {}
         }
@@ -204,7 +204,7 @@ fn play_all(cells: &[Cell], play: impl Fn(Cell) + Sync) {
         }
     });
     let failed = failed.into_inner().expect("the list");
-    let told: String = failed.iter().map(|(cell, text)| format!("{cell}\n{text}\n")).collect();
+    let told: String = failed.iter().flat_map(|(cell, text)| [cell, "\n", text, "\n"]).collect();
     assert!(failed.is_empty(), "{} of {} cells failed:\n{told}", failed.len(), cells.len());
 }
 

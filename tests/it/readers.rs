@@ -20,6 +20,13 @@ fn lingering(world: &World, flags: &[&str]) -> Running {
     running
 }
 
+/// A run that stays until somebody ends it.
+fn staying(world: &World) -> Running {
+    let running = world.run_artist(&[], &["linger", "60"]).spawn();
+    running.wait_ready();
+    running
+}
+
 fn short(run: &RunDir) -> String {
     run.id()[16..].to_owned()
 }
@@ -212,7 +219,7 @@ fn wait_ends_as_the_run_did() {
         world.run_artist(&["--quiet"], &args).run().assert_code(code);
         ask(&world, &["wait", "latest"]).assert_code(code);
     }
-    let running = lingering(&world, &[]);
+    let running = staying(&world);
     let waiting: Vec<_> = (0..3).map(|_| world.bookend(["wait", "latest", "--json"]).spawn()).collect();
     assert!(waiting.iter().all(|wait| wait.process().is_alive()));
     running.signal(Signal::SIGTERM);
@@ -228,7 +235,7 @@ fn wait_ends_as_the_run_did() {
 #[test]
 fn kill_is_recorded_with_by_whom_and_why() {
     let world = World::new();
-    let running = lingering(&world, &[]);
+    let running = staying(&world);
     let killed = ask(&world, &["kill", "latest", "--reason", "wrong branch"]);
     assert!(killed.assert_code(0).err().contains("stopping run"), "{killed:?}");
     let done = running.wait();
@@ -279,10 +286,9 @@ fn kill_with_force_does_not_wait_for_the_grace() {
 }
 
 #[test]
-fn a_kill_that_was_too_late_does_not_colour_a_later_end() {
+fn a_signal_without_a_kill_is_nobodys_kill() {
     let world = World::new();
-    // A signal of somebody else's, before any kill, is nobody's kill.
-    let running = lingering(&world, &[]);
+    let running = staying(&world);
     running.signal(Signal::SIGTERM);
     running.wait().assert_signal(Signal::SIGTERM);
     assert_eq!(world.only_run().run_json()["exit_reason"], "terminated");
@@ -378,8 +384,9 @@ fn a_detached_run_outlives_either_bookend_again_and_again() {
             (&"killed".into(), &"enough".into())
         );
         run.ask(&["wait", "latest"]).assert_code(137);
-        let left = || run.space.processes().is_empty().then_some(());
-        eventually(SOON, "empty namespace", left);
+        for (_, process) in run.space.processes() {
+            process.wait_gone(SOON);
+        }
         let counted = std::fs::read_to_string(run.world.path("work").join(file)).expect("the signals");
         assert_eq!(counted, "SIGTERM\n", "the death of a bookend is no signal for the command");
     }
@@ -409,7 +416,9 @@ fn a_detached_run_without_bookends_is_orphaned_until_it_is_killed() {
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         assert!(bookends.iter().all(|bookend| bookend.signal(signal)));
     }
-    bookends.iter().for_each(|bookend| bookend.wait_gone(SOON));
+    for bookend in &bookends {
+        bookend.wait_gone(SOON);
+    }
     let listed = run.ask(&["ps", "--json"]).assert_code(0).json();
     assert_eq!(listed["runs"][0]["orphaned"], true, "{listed:#}");
     assert!(run.ask(&["ps"]).assert_code(0).out().contains("Orphaned"));
