@@ -116,7 +116,7 @@ fn stop_by(signal: Signal) {
     let by = &record["ended_by"];
     assert_eq!((&by["signal"], &by["pid"]), (&signal.as_str().into(), &std::process::id().into()));
     let says = |text: &str| assert!(done.err().contains(text), "no {text:?} in {done:?}");
-    says("a second signal kills it now");
+    says("a second signal kills now");
     says("bookend: stopped: ");
     let id = record["run_id"].as_str().expect("an id");
     world.bookend(["wait", id]).run().assert_code(128 + signal as i32);
@@ -746,9 +746,9 @@ fn e63_a_disk_that_is_full_at_the_end() {
         let running = world.run_artist(&["--quiet"], &["exit", "3"]).spawn();
         points.reached("keeper.draining");
         if inodes {
-            small.fill_inodes()
+            small.fill_inodes();
         } else {
-            small.fill(0)
+            small.fill(0);
         }
         points.go("keeper.draining");
         let record = Expect::exited(3).degraded().check(&world, &running.wait());

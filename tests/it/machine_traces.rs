@@ -229,7 +229,7 @@ impl Trace {
             }
             Effect::Spawn(slot) => self.spawn(*slot),
             Effect::SaveStatus { status, durable } => {
-                self.saved_stop |= *status == Status::Stopping && *durable
+                self.saved_stop |= *status == Status::Stopping && *durable;
             }
             Effect::Tell(Notice::Stopping { cause, .. }) => {
                 assert!(self.cause.is_none(), "a second cause");
@@ -258,9 +258,10 @@ impl Trace {
         let (obeys, left) = (self.obedience(), self.dice.below(3) as usize);
         let output_open = self.dice.one_in(2);
         self.places[slot] = Place { active: true, runs: works, left, obeys, output_open };
-        self.answers.push(match works {
-            true => Event::Spawned { slot, output_open },
-            false => Event::SpawnFailed(slot, ErrorInfo::default()),
+        self.answers.push(if works {
+            Event::Spawned { slot, output_open }
+        } else {
+            Event::SpawnFailed(slot, ErrorInfo::default())
         });
     }
 
