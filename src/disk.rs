@@ -18,8 +18,8 @@ const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
 const DIR_MODE: Mode = Mode::from_bits_truncate(0o700);
 /// Interrupted calls are begun again this often.
 const RETRIES: u32 = 64;
-/// Records and other small files are read up to this size.
-pub const READ_LIMIT: u64 = 1 << 20;
+/// Records and other small files are read up to this size: room for the longest command line, each byte escaped.
+pub const READ_LIMIT: u64 = 64 << 20;
 
 /// Begins a call again while it is interrupted.
 ///
@@ -196,6 +196,14 @@ pub fn punch_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     let (offset, bytes) = (i64::try_from(offset).unwrap_or(i64::MAX), i64::try_from(bytes).unwrap_or(0));
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     retry(|| nix::fcntl::fallocate(file, flags, offset, bytes))
+}
+
+/// Where the next byte of a file lies that is not in a hole; the given offset where the file system knows no holes.
+#[must_use]
+pub fn next_data(file: &File, offset: u64) -> u64 {
+    let from = i64::try_from(offset).unwrap_or(i64::MAX);
+    let found = retry(|| nix::unistd::lseek(file, from, nix::unistd::Whence::SeekData));
+    found.ok().and_then(|at| u64::try_from(at).ok()).unwrap_or(offset)
 }
 
 /// Cuts a file to `bytes`.

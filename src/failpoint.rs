@@ -1,9 +1,27 @@
 //! Places where a test can make bookend fail or wait. Compiled to nothing in release builds.
 
+#[cfg(debug_assertions)]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether this process is a front that does the keeper's work: its sites have names of their own then.
+#[cfg(debug_assertions)]
+static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
+
 /// Acts on what `BOOKEND_FAILPOINT` says for a site, e.g. `keeper.sealing=panic`.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn hit(_site: &str) {}
+
+/// Says that this process takes over: from now on it hits `front.sealing` and not `keeper.sealing`.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn taken_over() {}
+
+/// Says that this process takes over: from now on it hits `front.sealing` and not `keeper.sealing`.
+#[cfg(debug_assertions)]
+pub fn taken_over() {
+    TAKEN_OVER.store(true, Ordering::Relaxed);
+}
 
 /// Acts on what `BOOKEND_FAILPOINT` says for a site, e.g. `keeper.sealing=panic`.
 ///
@@ -13,6 +31,8 @@ pub fn hit(_site: &str) {}
 pub fn hit(site: &str) {
     let Some(plan) = std::env::var_os("BOOKEND_FAILPOINT") else { return };
     let plan = plan.to_string_lossy().into_owned();
+    let renamed = site.strip_prefix("keeper.").map(|rest| format!("front.{rest}"));
+    let site = renamed.as_deref().filter(|_| TAKEN_OVER.load(Ordering::Relaxed)).unwrap_or(site);
     let action = plan.split(',').filter_map(|entry| entry.split_once('=')).find(|(at, _)| *at == site);
     match action.map(|(_, action)| action) {
         Some("panic") => panic!("failpoint {site}"),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::ledger::Ledger;
+use crate::machine::StopCause;
 use crate::model::outcome::{Ending, ExitReason, exit_code};
 use crate::model::plan::Durability;
 use crate::model::record::{Author, ErrorInfo, Gap, PhaseStamp, Record, SCHEMA, Tasks};
@@ -116,7 +117,7 @@ impl RunGuard {
         self.flush_log();
         diagnostics::write(self);
         let task = run_dir::json_line(&self.record.only_task());
-        if let Err(e) = self.dir.write_over(run_dir::TASK, &task) {
+        if let Err(e) = self.dir.write_over(run_dir::TASK, &task, false) {
             self.degrade(format!("task.json could not be written: {e}"));
         }
         crate::failpoint::hit("keeper.sealing");
@@ -152,14 +153,16 @@ impl RunGuard {
         self.count_log();
     }
 
-    /// Puts the figures of the log into the record.
-    fn count_log(&mut self) {
+    /// Puts the figures of the log into the record; whether its hole has changed.
+    pub fn count_log(&mut self) -> bool {
+        let before = self.record.log.gap;
         let load = |cell: &std::sync::atomic::AtomicU64| cell.load(Ordering::SeqCst);
         let log = &mut self.record.log;
         log.bytes = self.dir.log.metadata().map_or_else(|_| load(&self.ledger.log_bytes), |m| m.len());
         let gap = Gap { offset: load(&self.ledger.gap[0]), bytes: load(&self.ledger.gap[1]) };
         log.gap = (gap.bytes > 0).then_some(gap);
         log.dropped_bytes = load(&self.ledger.dropped) + gap.bytes;
+        log.gap != before
     }
 
     fn flush_log(&mut self) {
@@ -191,13 +194,19 @@ impl Drop for RunGuard {
         }
         tree::kill_all(|| tree::descendants(self.record.owner.front_pid));
         let message = self.ledger.panic.get::<String>();
-        let error = ErrorInfo {
-            message: message.unwrap_or_else(|| "bookend stopped working before the run was over".to_owned()),
-            ..ErrorInfo::default()
-        };
-        self.record.exit = self.ledger.exit.get();
+        let message = message.unwrap_or_else(|| "bookend stopped working before the run was over".to_owned());
         self.record.evidence.push("the engine unwound; the guard ended the command and sealed".to_owned());
-        let sealed = self.seal(Ending { error: Some(error), ..Ending::of_reason(ExitReason::InternalError) });
+        let sealed = match self.ledger.exit.get() {
+            // A command that had ended by itself did so, whatever happened to bookend afterwards.
+            Some(exit) if self.ledger.cause.get::<StopCause>().is_none() => {
+                self.record.evidence.push(message);
+                self.seal(Ending::of_exit(exit))
+            }
+            exit => {
+                let error = Some(ErrorInfo { message, ..ErrorInfo::default() });
+                self.seal(Ending { exit, error, ..Ending::of_reason(ExitReason::InternalError) })
+            }
+        };
         sealed.report_if_elsewhere();
     }
 }

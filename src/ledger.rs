@@ -65,6 +65,8 @@ pub struct Ledger {
     pub forced: AtomicBool,
     /// Whether the stop for `cause` was begun; a cause alone may have come after the command's own end.
     pub stopping: AtomicBool,
+    /// Whether the front has changed the modes of the caller's terminal.
+    pub raw: AtomicBool,
     /// Process id of the command, written by itself before it is executed.
     pub command_pid: AtomicI32,
     /// Start time of the command.

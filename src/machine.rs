@@ -33,10 +33,14 @@ pub mod limit {
     pub const DRAIN_MS: u64 = 1_000;
     /// The same after a forced end.
     pub const DRAIN_FORCED_MS: u64 = 100;
-    /// A growing log is looked at this often.
+    /// A growing log is looked at this often, more often when it may soon reach its limit.
     pub const TRIM_EVERY_MS: u64 = 250;
-    /// The first look at the log's size comes this long after the start.
+    /// It is not looked at more often than this.
+    pub const TRIM_SOONEST_MS: u64 = 10;
+    /// The first look at the log's size comes this long after the start, sooner for a small limit.
     pub const TRIM_FIRST_MS: u64 = 1_000;
+    /// The limit for which the first look comes a millisecond later than for the next smaller one.
+    pub const TRIM_FIRST_BYTES_PER_MS: u64 = 1 << 20;
     /// A bookend that is no parent of the command looks this often for what is left of it.
     pub const BLIND_SURVEY_MS: u64 = 100;
     /// Partners that are replaced in one run before it is left with a single bookend.
@@ -101,15 +105,21 @@ impl RunMachine {
         machine.forced = known.forced;
         machine.status = Status::Running;
         if let Some(started) = known.started {
+            let trim_at = now.plus_ms(machine.first_trim_ms());
             let slot = &mut machine.slots[0];
             slot.stage = Stage::Running;
             slot.started = started;
             slot.last_output = now;
             slot.output_open = known.output_open;
-            slot.trim_at = Some(now.plus_ms(limit::TRIM_FIRST_MS));
+            slot.trim_at = Some(trim_at);
         }
         machine.cause = known.cause;
         machine
+    }
+
+    fn first_trim_ms(&self) -> u64 {
+        let by_limit_ms = self.plan.log_max_bytes / limit::TRIM_FIRST_BYTES_PER_MS;
+        by_limit_ms.clamp(limit::TRIM_SOONEST_MS, limit::TRIM_FIRST_MS)
     }
 
     /// The status word of the moment.
@@ -147,8 +157,9 @@ impl RunMachine {
             Event::ChildrenChanged => self.survey_sweeping(&mut out),
             Event::OutputClosed(slot) => self.on_output_closed(slot, &mut out),
             Event::LastOutput(slot, at) => self.on_last_output(slot, at, now, &mut out),
-            Event::LogGrew(slot) => {
-                self.slots[slot].trim_at.get_or_insert(now.plus_ms(limit::TRIM_EVERY_MS));
+            Event::LogGrew(slot, wait_ms) => {
+                let wait_ms = wait_ms.clamp(limit::TRIM_SOONEST_MS, limit::TRIM_EVERY_MS);
+                self.slots[slot].trim_at.get_or_insert(now.plus_ms(wait_ms));
             }
             Event::Stop { cause, force } => self.on_stop(cause, force, now, &mut out),
             Event::PartnerDied(cause) => self.on_partner_died(cause, now, &mut out),
@@ -196,7 +207,7 @@ impl RunMachine {
             started: now,
             last_output: now,
             output_open,
-            trim_at: Some(now.plus_ms(limit::TRIM_FIRST_MS)),
+            trim_at: Some(now.plus_ms(self.first_trim_ms())),
             ..Slot::default()
         };
         if self.status == Status::Initializing {
@@ -416,8 +427,12 @@ impl RunMachine {
     fn resume_stop(&mut self, now: Moment, out: &mut Effects) {
         let Some(cause) = self.cause.clone() else { return };
         self.status = Status::Stopping;
+        let untouched = |s: &Slot| s.stage == Stage::Running && s.ladder == Ladder::Untouched;
+        if self.slots.iter().any(untouched) {
+            out.push(Effect::SaveStatus { status: self.status, durable: true });
+        }
         for slot in 0..self.slots.len() {
-            if self.slots[slot].stage == Stage::Running && self.slots[slot].ladder == Ladder::Untouched {
+            if untouched(&self.slots[slot]) {
                 self.ask_to_end(slot, &cause, now, out);
             }
         }
@@ -538,7 +553,9 @@ impl RunMachine {
     /// The end of the whole run, from the cause and the verdicts on its tasks.
     fn ending(&self) -> Ending {
         match (&self.cause, self.verdicts.as_slice()) {
-            (_, [only]) => only.clone(),
+            // A task that had ended by itself before the stop does not speak for a run that was stopped.
+            (None, [only]) => only.clone(),
+            (Some(_), [only]) if only.ended_by.is_some() => only.clone(),
             (Some(cause), _) => self.stopped(cause),
             (None, []) => Ending::of_reason(ExitReason::NothingToDo),
             (None, many) if many.iter().all(|v| v.status == Status::Completed) => many[0].clone(),

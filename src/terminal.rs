@@ -1,14 +1,22 @@
 //! The caller's terminal: its modes, and giving them back.
 
-use std::io;
+use std::cell::Cell;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+/// A pipe that is writable takes this much without waiting.
+const PIECE: usize = 4096;
+/// A reader of standard error that is busy is waited for this long.
+const PATIENCE_MS: u16 = 500;
 
 /// Standard input, where it is a terminal, with the modes it had in the beginning.
 pub struct Terminal {
     input: io::Stdin,
     modes: Termios,
+    raw: Cell<bool>,
 }
 
 impl Terminal {
@@ -17,7 +25,7 @@ impl Terminal {
     pub fn of_stdin() -> Option<Self> {
         let input = io::stdin();
         let modes = tcgetattr(input.as_fd()).ok()?;
-        Some(Self { input, modes })
+        Some(Self { input, modes, raw: Cell::new(false) })
     }
 
     /// The modes it had in the beginning.
@@ -36,19 +44,27 @@ impl Terminal {
     pub fn make_raw(&self) {
         let mut raw = self.modes.clone();
         cfmakeraw(&mut raw);
-        let _ = tcsetattr(self.input.as_fd(), SetArg::TCSADRAIN, &raw);
+        self.raw.set(tcsetattr(self.input.as_fd(), SetArg::TCSADRAIN, &raw).is_ok());
     }
 
-    /// Gives the modes back that it had in the beginning.
+    /// Gives the modes back that it had in the beginning, where this process took them away: others may have
+    /// changed them meanwhile. It does not wait for a terminal that is held with Ctrl-S.
     pub fn restore(&self) {
-        let _ = tcsetattr(self.input.as_fd(), SetArg::TCSADRAIN, &self.modes);
+        if self.raw.replace(false) {
+            let _ = tcsetattr(self.input.as_fd(), SetArg::TCSANOW, &self.modes);
+        }
+    }
+
+    /// Whether its modes are not those of the beginning.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        self.raw.get()
     }
 
     /// Restores it in the place of a front that was killed and could not.
-    pub fn restore_if(&self, front_died: bool) {
-        if front_died {
-            self.restore();
-        }
+    pub fn restore_for_front(&self) {
+        self.raw.set(true);
+        self.restore();
     }
 
     /// Its handle.
@@ -56,4 +72,27 @@ impl Terminal {
     pub fn handle(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
+}
+
+impl Drop for Terminal {
+    /// A front that unwinds gives the modes back too.
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
+/// Says something to the person, unless whoever reads standard error has not read for too long: bookend must not
+/// hang where nobody listens.
+pub fn say(text: &str) {
+    let mut errors = io::stderr();
+    for piece in text.as_bytes().chunks(PIECE) {
+        if !has_room(errors.as_fd()) || errors.write_all(piece).is_err() {
+            return;
+        }
+    }
+}
+
+fn has_room(handle: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(handle, PollFlags::POLLOUT)];
+    poll(&mut fds, PollTimeout::from(PATIENCE_MS)).is_ok_and(|n| n > 0)
 }

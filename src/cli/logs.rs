@@ -15,7 +15,8 @@ use super::error::{Failure, NO_SUCH_RUN};
 use crate::disk;
 use crate::guard::reconcile::{self, Reading};
 use crate::model::id::RunId;
-use crate::model::record::Gap;
+use crate::model::record::Record;
+use crate::process::pump;
 use crate::store::Store;
 use crate::store::run_dir::LOG;
 
@@ -39,13 +40,12 @@ pub fn run(args: &LogsArgs) -> Result<Done, Failure> {
             format!("bookend show {id}"),
         )
     })?;
-    let mut printer = Printer { log, offset: 0, gap_told: false };
+    let mut printer = Printer { log, offset: 0 };
     let watch = Watch::of_run(&store, &id);
     loop {
         // Whether it is over is asked before the log is read, so that nothing can be added after the last look.
         let reading = reconcile::read(&store, &id)?;
-        let gap = reading.record().and_then(|r| r.log.gap);
-        if !printer.print(gap)? {
+        if !printer.print(reading.record())? {
             return Ok(Done::with(0));
         }
         if !args.follow || !matches!(reading, Reading::Living(_) | Reading::Orphaned(..)) {
@@ -72,27 +72,26 @@ pub fn open_store(wanted: &str) -> Result<Store, Failure> {
 struct Printer {
     log: File,
     offset: u64,
-    gap_told: bool,
 }
 
 impl Printer {
     /// Prints what is new; false when nobody reads it any more.
-    fn print(&mut self, gap: Option<Gap>) -> io::Result<bool> {
+    fn print(&mut self, record: Option<&Record>) -> io::Result<bool> {
         let mut out = io::stdout().lock();
         let mut buffer = vec![0; PIECE];
         loop {
-            let mut wanted = PIECE;
-            if let Some(gap) = gap {
-                if (gap.offset..gap.offset + gap.bytes).contains(&self.offset) {
-                    self.tell(gap);
-                    self.offset = gap.offset + gap.bytes;
-                } else if self.offset < gap.offset {
-                    wanted = wanted.min(usize::try_from(gap.offset - self.offset).unwrap_or(PIECE));
-                }
+            let (from, wanted) = self.next_part(record);
+            if from > self.offset {
+                tell(from - self.offset);
+                self.offset = from;
             }
             let read = self.log.read_at(&mut buffer[..wanted], self.offset)?;
             if read == 0 {
                 return Ok(out.flush().is_ok());
+            }
+            // What was dropped while it was read is not taken for output.
+            if self.next_part(record).0 > self.offset {
+                continue;
             }
             if out.write_all(&buffer[..read]).is_err() {
                 return Ok(false);
@@ -101,16 +100,31 @@ impl Printer {
         }
     }
 
-    fn tell(&mut self, gap: Gap) {
-        if !self.gap_told {
-            self.gap_told = true;
-            let _ = writeln!(
-                io::stderr(),
-                "bookend: note: {} bytes were dropped here to keep the log's limit",
-                gap.bytes
-            );
+    /// Where the next bytes are that were kept, and how many to read at most from there.
+    fn next_part(&self, record: Option<&Record>) -> (u64, usize) {
+        let up_to = |end: u64| PIECE.min(usize::try_from(end - self.offset).unwrap_or(PIECE));
+        let Some(record) = record else { return (self.offset, PIECE) };
+        if !record.status.is_terminal() {
+            // It is being trimmed: the file itself says where its hole ends now.
+            let head = pump::head_bytes(record.plan.log_max_bytes);
+            let size = self.log.metadata().map_or(0, |m| m.len());
+            return match self.offset {
+                _ if size <= record.plan.log_max_bytes => (self.offset, PIECE),
+                offset if offset < head => (offset, up_to(head)),
+                offset if offset < size => (disk::next_data(&self.log, offset), PIECE),
+                offset => (offset, PIECE),
+            };
+        }
+        match record.log.gap {
+            Some(gap) if self.offset < gap.offset => (self.offset, up_to(gap.offset)),
+            Some(gap) => (self.offset.max(gap.offset + gap.bytes), PIECE),
+            None => (self.offset, PIECE),
         }
     }
+}
+
+fn tell(bytes: u64) {
+    let _ = writeln!(io::stderr(), "bookend: note: {bytes} bytes were dropped here to keep the log's limit");
 }
 
 /// A watch on a run's directory.

@@ -19,7 +19,7 @@ use crate::model::record::SCHEMA;
 use crate::signals::Signals;
 use crate::store::run_dir::RECORD;
 use crate::store::{Store, is_set};
-use crate::terminal::Terminal;
+use crate::terminal::{self, Terminal};
 
 /// With less space than this the command is not given the log itself.
 const TIGHT_BYTES: u64 = 64 << 20;
@@ -102,6 +102,7 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
     let presence = Presence {
         echo,
         says: !quiet,
+        passes_input: args.stdin,
         on_published: Box::new(move || announce(&args, &said_id)),
         ..Presence::absent()
     };
@@ -124,7 +125,7 @@ fn say(finished: &Finished) {
 
 /// Says something on standard error in one write: half a line would be a wrong one.
 fn tell(text: &str) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    terminal::say(&format!("{text}\n"));
 }
 
 /// Says the run's id wherever it was asked for.

@@ -142,6 +142,7 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
         queue: std::collections::VecDeque::new(),
         watch: None,
         blind: false,
+        forked_later: false,
         fetched: 0,
         backlog: Backlog::default(),
         leftovers: Leftovers::default(),
@@ -284,7 +285,7 @@ fn base64(bytes: &[u8]) -> String {
 /// When there can not be two bookends; nothing is left behind then.
 pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, BeginError> {
     let Prepared { mut hands, terminal, pty, path } = prepared;
-    note_panics(hands.guard.ledger);
+    let ledger = hands.guard.ledger;
     let (link, keeper_link) = match ready_to_split() {
         Ok(links) => links,
         Err(e) => {
@@ -293,6 +294,7 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
         }
     };
     let front = identity::own_stat();
+    note_panics(hands.guard.ledger);
     match partner::split() {
         Ok(Side::Parent(pid)) => {
             drop(keeper_link);
@@ -307,7 +309,7 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             })
         }
         Ok(Side::Child) => {
-            let Presence { on_published, echo, terminal: _, pty: _, says: _ } = presence;
+            let Presence { on_published, echo, .. } = presence;
             drop((link, pty, echo));
             // Whoever waits for a detached run is told by both bookends, so that one is enough.
             let announce = hands.plan.detach.then_some(on_published);
@@ -316,8 +318,8 @@ pub fn begin(prepared: Prepared, mut presence: Presence) -> Result<Finished, Beg
             hands.guard.record.owner.front_start_time = front.map(|s| s.start_time);
             let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
                 let front_died = keep(hands, announce);
-                if let Some(terminal) = terminal {
-                    terminal.restore_if(front_died);
+                if let Some(terminal) = terminal.filter(|_| front_died && ledger.raw.load(Ordering::SeqCst)) {
+                    terminal.restore_for_front();
                 }
             }));
             // SAFETY: the keeper's work is done, or its unwinding has sealed the run; the stack above belongs to
@@ -395,12 +397,17 @@ fn publish(hands: &mut Hands) -> std::io::Result<()> {
     let me = identity::own_stat();
     hands.guard.record.owner.pid = identity::own_pid();
     hands.guard.record.owner.start_time = me.map_or(0, |s| s.start_time);
+    write_prompt(hands)?;
+    hands.guard.first_status()?;
+    hands.guard.dir.publish()
+}
+
+/// Writes what was asked, in place of what a bookend that died may have begun.
+pub(super) fn write_prompt(hands: &mut Hands) -> std::io::Result<()> {
     let prompt = prompt(&hands.guard.record);
     hands.guard.record.prompt =
         Some(PromptInfo { path: PROMPT.to_owned(), bytes: prompt.len() as u64, sha256: None });
-    hands.guard.dir.write_new(PROMPT, prompt.as_bytes(), true)?;
-    hands.guard.first_status()?;
-    hands.guard.dir.publish()
+    hands.guard.dir.write_over(PROMPT, prompt.as_bytes(), true)
 }
 
 /// What was asked, for a plain command: there was no prompt.

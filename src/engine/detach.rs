@@ -9,6 +9,8 @@ use crate::guard::partner::{self, Side};
 
 /// What is reported once the run is published; each of the two bookends may say it.
 const PUBLISHED: &str = "+";
+/// Ends a report.
+const END: u8 = 0;
 
 /// Which process this is after detaching.
 pub enum Detached {
@@ -34,7 +36,7 @@ impl Report {
 
     fn say(&mut self, what: &str) {
         if let Some(mut file) = self.0.take() {
-            let _ = file.write_all(what.as_bytes());
+            let _ = file.write_all(&[what.as_bytes(), &[END]].concat());
         }
     }
 }
@@ -48,12 +50,10 @@ pub fn detach() -> io::Result<Detached> {
     match partner::split()? {
         Side::Parent(_) => {
             drop(write);
-            let mut report = String::new();
-            let _ = File::from(read).read_to_string(&mut report);
-            Ok(Detached::Visible(match report.as_str() {
+            Ok(Detached::Visible(match hear(File::from(read)).as_str() {
                 said if said.starts_with(PUBLISHED) => String::new(),
                 "" => "the background process ended before the run was published".to_owned(),
-                _ => report,
+                report => report.to_owned(),
             }))
         }
         Side::Child => {
@@ -63,6 +63,19 @@ pub fn detach() -> io::Result<Detached> {
             Ok(Detached::Background(Report(Some(File::from(write)))))
         }
     }
+}
+
+/// Reads a report to its end mark: the keeper has the other end of the pipe too, as long as the run lives.
+fn hear(mut pipe: File) -> String {
+    let mut report = Vec::new();
+    let mut piece = [0; 512];
+    while !report.contains(&END)
+        && let Ok(n @ 1..) = pipe.read(&mut piece)
+    {
+        report.extend_from_slice(&piece[..n]);
+    }
+    report.retain(|&byte| byte != END);
+    String::from_utf8_lossy(&report).into_owned()
 }
 
 /// Lets go of the caller's standard streams: a pipe that waits for their end would wait for the run.

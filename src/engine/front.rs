@@ -1,7 +1,6 @@
 //! The front: what the shell started. It relays signals and the terminal, shows the output, hands back the exit
 //! code, and takes over when the keeper is killed.
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,11 +16,16 @@ use crate::model::outcome::ExitReason;
 use crate::model::record::Exit;
 use crate::model::time::Moment;
 use crate::process::{pty, tree, wait};
-use crate::terminal::Terminal;
+use crate::terminal::{self, Terminal};
 use crate::view::words;
 
 /// A keeper that has not sealed this long after a second stop signal is stuck: it is ended, and the run sealed.
 const STUCK_MS: u64 = 1_500;
+
+/// After a stop a reader of ours that reads nothing for this long is shown no more.
+const SLOW_READER_MS: u64 = 1_000;
+/// The key that says to a terminal that no input will follow: Ctrl-D.
+const END_OF_INPUT: u8 = 4;
 
 /// How a run ended, for the caller of bookend.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -46,6 +50,8 @@ pub struct Presence {
     pub pty: Option<OwnedFd>,
     /// Says the lines that are for the person.
     pub says: bool,
+    /// Passes standard input on to the command's pseudo-terminal where it is no terminal itself.
+    pub passes_input: bool,
     /// Called once the run is on disk.
     pub on_published: Box<dyn FnMut()>,
 }
@@ -54,14 +60,21 @@ impl Presence {
     /// Nobody is there.
     #[must_use]
     pub fn absent() -> Self {
-        Self { echo: None, terminal: None, pty: None, says: false, on_published: Box::new(|| {}) }
+        Self {
+            echo: None,
+            terminal: None,
+            pty: None,
+            says: false,
+            passes_input: false,
+            on_published: Box::new(|| {}),
+        }
     }
 
     fn say(&self, lines: &str) {
         if self.says && !lines.is_empty() {
             let end = if self.pty.is_some() && self.terminal.is_some() { "\r\n" } else { "\n" };
             let text: String = lines.lines().flat_map(|line| [line, end]).collect();
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            terminal::say(&text);
         }
     }
 
@@ -77,6 +90,16 @@ impl Presence {
     fn leave(&self) {
         if let Some(terminal) = &self.terminal {
             terminal.restore();
+        }
+    }
+
+    /// Where the keys for the command's pseudo-terminal come from.
+    fn keys(&self) -> Option<BorrowedFd<'_>> {
+        self.pty.as_ref()?;
+        match &self.terminal {
+            Some(terminal) => Some(terminal.handle()),
+            // SAFETY: standard input is open for as long as this process lives.
+            None => self.passes_input.then(|| unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }),
         }
     }
 }
@@ -105,12 +128,16 @@ struct Vigil<'a> {
     keys_open: bool,
     announced: bool,
     gone: bool,
+    /// When a reader of ours that reads nothing is left alone, after a stop.
+    give_up_at: Option<Moment>,
 }
 
 /// Watches over the run until it is sealed and shown.
 pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Finished {
-    presence.enter();
-    let keys_open = presence.terminal.is_some() && presence.pty.is_some();
+    let keys_open = presence.keys().is_some();
+    // A program that asks a terminal at which nobody sits is told that nothing will come.
+    let nobody = presence.pty.is_some() && !keys_open;
+    let typed = if nobody { vec![END_OF_INPUT] } else { Vec::new() };
     let flowing = presence.echo.is_some().then_some(Progress::Flowing);
     let mut vigil = Vigil {
         hands,
@@ -120,14 +147,16 @@ pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Fini
         stuck_at: None,
         finished: None,
         flowing,
-        typed: Vec::new(),
+        typed,
         keys_open,
         announced: false,
         gone: false,
+        give_up_at: None,
     };
+    vigil.enter();
     failpoint::hit("front.vigil");
     let finished = vigil.run();
-    vigil.presence.leave();
+    vigil.leave();
     finished
 }
 
@@ -181,6 +210,9 @@ impl Vigil<'_> {
             if self.stuck_at.is_some_and(|due| due <= clock::moment()) {
                 self.end_keeper();
             }
+            if self.give_up_at.is_some_and(|due| due <= clock::moment()) {
+                self.show_no_more();
+            }
         }
     }
 
@@ -197,7 +229,12 @@ impl Vigil<'_> {
         let mut shown = false;
         for _ in 0..TURNS {
             match echo.advance() {
-                Progress::Flowing => shown = true,
+                Progress::Flowing => {
+                    shown = true;
+                    if self.give_up_at.is_some() {
+                        self.give_up_at = Some(clock::moment().plus_ms(SLOW_READER_MS));
+                    }
+                }
                 Progress::CaughtUp if self.gone => {
                     self.flowing = None;
                     return;
@@ -236,7 +273,8 @@ impl Vigil<'_> {
             let flags = if behind { PollFlags::empty() } else { PollFlags::POLLIN };
             wanted.push((Source::Link, link.handle(), flags));
         }
-        let mut wait_ms = self.stuck_at.map(|due| due.ms_since(clock::moment()));
+        let due = [self.stuck_at, self.give_up_at].into_iter().flatten().min();
+        let mut wait_ms = due.map(|due| due.ms_since(clock::moment()));
         if let Some(echo) = &self.presence.echo {
             match self.flowing {
                 None => wanted.extend(echo.watch().map(|fd| (Source::Log, fd, PollFlags::POLLIN))),
@@ -250,11 +288,11 @@ impl Vigil<'_> {
                 }
             }
         }
-        if let (Some(terminal), Some(pty)) = (&self.presence.terminal, &self.presence.pty) {
+        if let Some(pty) = self.presence.pty.as_ref().filter(|_| self.finished.is_none()) {
             if !self.typed.is_empty() {
                 wanted.push((Source::Pty, pty.as_fd(), PollFlags::POLLOUT));
-            } else if self.keys_open && self.finished.is_none() {
-                wanted.push((Source::Keys, terminal.handle(), PollFlags::POLLIN));
+            } else if let Some(keys) = self.presence.keys().filter(|_| self.keys_open) {
+                wanted.push((Source::Keys, keys, PollFlags::POLLIN));
             }
         }
         let mut fds: Vec<PollFd<'_>> = wanted.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
@@ -292,8 +330,7 @@ impl Vigil<'_> {
         let sealed = self.hands.guard.ledger.sealed.load(std::sync::atomic::Ordering::SeqCst) != 0;
         if self.finished.is_some() || sealed {
             // The record is written; only a slow reader of ours is still being shown something.
-            self.flowing = None;
-            self.presence.echo = None;
+            self.show_no_more();
             return;
         }
         self.stops += 1;
@@ -303,6 +340,28 @@ impl Vigil<'_> {
             self.hands.guard.ledger.forced.store(true, std::sync::atomic::Ordering::SeqCst);
             self.stuck_at = Some(clock::moment().plus_ms(STUCK_MS));
         }
+    }
+
+    fn show_no_more(&mut self) {
+        self.flowing = None;
+        self.presence.echo = None;
+        self.give_up_at = None;
+    }
+
+    fn enter(&self) {
+        self.presence.enter();
+        self.note_modes();
+    }
+
+    fn leave(&self) {
+        self.presence.leave();
+        self.note_modes();
+    }
+
+    /// Keeps for the keeper whether the terminal's modes are to be given back.
+    fn note_modes(&self) {
+        let raw = self.presence.terminal.as_ref().is_some_and(Terminal::is_raw);
+        self.hands.guard.ledger.raw.store(raw, std::sync::atomic::Ordering::SeqCst);
     }
 
     fn relay(&self, signal: i32, sender: Option<(i32, u32)>, count: u32) {
@@ -316,13 +375,14 @@ impl Vigil<'_> {
     }
 
     fn stop_and_go_on(&mut self) {
-        self.presence.leave();
+        self.leave();
         self.hands.signals.suspend_self();
         self.resume();
     }
 
     fn resume(&mut self) {
-        self.presence.enter();
+        self.enter();
+        self.keys_open = self.presence.keys().is_some();
         self.resize();
         self.hands.send(&Message::Resume);
     }
@@ -380,6 +440,14 @@ impl Vigil<'_> {
         self.stuck_at = None;
         if self.presence.echo.is_some() {
             self.flowing = Some(Progress::Flowing);
+            self.note_reader();
+        }
+    }
+
+    /// After a stop the reader of ours has a while from now.
+    fn note_reader(&mut self) {
+        if self.gone && self.stops > 0 {
+            self.give_up_at = Some(clock::moment().plus_ms(SLOW_READER_MS));
         }
     }
 
@@ -403,15 +471,18 @@ impl Vigil<'_> {
 
     fn on_keys(&mut self) {
         let mut buffer = [0; 4096];
-        let Some(terminal) = &self.presence.terminal else { return };
-        match nix::unistd::read(terminal.handle(), &mut buffer) {
-            Ok(n @ 1..) => {
-                self.typed.extend_from_slice(&buffer[..n]);
-                self.type_on();
+        let Some(keys) = self.presence.keys() else { return };
+        match nix::unistd::read(keys, &mut buffer) {
+            Ok(n @ 1..) => self.typed.extend_from_slice(&buffer[..n]),
+            Ok(_) => {
+                self.keys_open = false;
+                // The first one ends a line that has begun, the second one the input.
+                self.typed.extend([END_OF_INPUT; 2]);
             }
-            // Not ours to read now (we are in the background), or gone for good.
-            Ok(_) | Err(_) => self.keys_open = false,
+            // Not ours to read now: we are in the background until somebody says that we go on.
+            Err(_) => self.keys_open = false,
         }
+        self.type_on();
     }
 
     fn type_on(&mut self) {

@@ -87,6 +87,8 @@ pub struct Hands {
     pub watch: Option<nix::sys::inotify::Inotify>,
     /// Whether this bookend is a child of the one that started the command.
     pub blind: bool,
+    /// Whether this bookend was forked in the place of one that died: what the command starts is not below it.
+    pub forked_later: bool,
     /// Times the source was asked for a task.
     pub fetched: u32,
     /// Output that is still to be shown and is nowhere else.
@@ -229,7 +231,7 @@ impl Hands {
                 self.guard.record.ended_by = Some(cause.by.clone());
                 let grace = words::duration(std::time::Duration::from_millis(*grace_ms));
                 let why = words::ended_by(&cause.by);
-                format!("bookend: stopping ({why}): {grace} to end, a second signal kills now")
+                format!("bookend: stopping ({why}): {grace} to end, a second signal kills it now")
             }
             Notice::Killing => {
                 self.guard.ledger.forced.store(true, Ordering::SeqCst);
@@ -295,7 +297,9 @@ impl Hands {
         }
         let alive = self.processes();
         self.leftovers.note(&alive, false);
-        self.queue.push_back(Event::Descendants(slot, alive.len()));
+        // What forks fast can slip through a look at the table: that no child is left is proof, an empty look is none.
+        let unseen = usize::from(!self.blind && self.partner_below.is_none());
+        self.queue.push_back(Event::Descendants(slot, alive.len().max(unseen)));
     }
 
     /// Reaps every child that has ended, the command included once its end is known. True when no child is left.
@@ -315,13 +319,18 @@ impl Hands {
 
     fn trim(&mut self) {
         use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-        self.pump.trim();
         if self.watch.is_none() {
             self.watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         }
+        // The watch comes first: what is written after the look wakes us for the next one.
         if let Some(watch) = &self.watch {
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(self.pump.log()));
             let _ = watch.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT);
+        }
+        self.pump.trim();
+        // A reader of the living run must know where the hole is.
+        if self.guard.count_log() {
+            self.guard.save_status(self.guard.record.status, false);
         }
     }
 
@@ -372,7 +381,7 @@ impl Hands {
     pub fn seal(&mut self, ending: Ending) -> Sealed {
         self.guard.record.leftovers = self.leftovers.list();
         self.guard.record.resources = wait::resources();
-        self.pump.trim();
+        self.pump.trim_to_limit();
         for trouble in self.pump.troubles() {
             self.guard.degrade(trouble);
         }

@@ -22,6 +22,9 @@ use crate::store::run_dir::INTENT;
 /// The one slot of a plain command.
 const SLOT: usize = 0;
 
+/// A command that writes the log itself is taken to write no faster than this.
+const FASTEST_BYTES_PER_MS: u64 = 2 << 20;
+
 /// Which descriptor a poll entry is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -88,9 +91,14 @@ impl Hands {
                 if let Some(watch) = &self.watch {
                     let _ = watch.read_events();
                 }
-                self.queue.push_back(Event::LogGrew(SLOT));
+                self.queue.push_back(Event::LogGrew(SLOT, self.trim_wait_ms()));
             }
         }
+    }
+
+    /// How long a log that grows may be left alone before its size is looked at.
+    fn trim_wait_ms(&self) -> u64 {
+        self.pump.headroom() / FASTEST_BYTES_PER_MS
     }
 
     fn on_signal(&mut self, received: Received) {
@@ -209,9 +217,6 @@ impl Hands {
         let turn = self.pump.turn(stream, now, &mut spill);
         if turn == Turn::Closed && !self.pump.is_open() {
             self.queue.push_back(Event::OutputClosed(SLOT));
-        }
-        if self.pump.wants_trim() {
-            self.queue.push_back(Event::LogGrew(SLOT));
         }
         turn
     }

@@ -41,6 +41,9 @@ impl Hands {
         let sealed = self.sealed_before().is_some();
         if !sealed {
             self.learn_owner();
+            if let Err(e) = super::begin::write_prompt(self) {
+                self.guard.degrade(format!("prompt.md could not be written: {e}"));
+            }
             self.guard.save_status(Status::Initializing, true);
         }
         let done = self.guard.dir.ensure_published();
@@ -55,11 +58,13 @@ impl Hands {
 
     /// Runs the engine in the place of a partner that ended in the given way, where that is known.
     pub fn take_over(&mut self, how: Option<&Exit>) -> Sealed {
+        crate::failpoint::taken_over();
         self.guard.arm(Author::Front);
         self.pump.recover();
         self.ends = None;
         let cause = cause_of_death(how, self.guard.ledger.panic.get());
-        self.guard.record.evidence.push(cause.by.reason.clone().unwrap_or_default());
+        let fault = cause.error.as_ref().map(|e| e.message.clone());
+        self.guard.record.evidence.push(fault.or_else(|| cause.by.reason.clone()).unwrap_or_default());
         self.learn_owner();
         self.adopt_command();
         self.guard.event("took_over", &serde_json::json!({ "because": cause.by.reason }));
@@ -70,7 +75,7 @@ impl Hands {
         } else {
             let known = self.known();
             // A command that had ended by itself is not stopped by what happened after.
-            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(_))));
+            let seen = matches!(self.queue.front(), Some(Event::Exited(_, Some(e))) if !self.is_hang_up(e));
             let first = if seen { self.queue.pop_front() } else { None };
             let first = match first {
                 Some(ended) => {
@@ -104,8 +109,10 @@ impl Hands {
         let bytes = self.guard.dir.read(crate::store::run_dir::STATUS).unwrap_or_default();
         if let Ok(theirs) = serde_json::from_slice::<Record>(&bytes) {
             self.guard.record.owner = theirs.owner;
+            self.guard.record.status = theirs.status;
             self.guard.record.phases = theirs.phases;
             self.guard.record.preflight = theirs.preflight;
+            self.guard.record.prompt = theirs.prompt;
         }
     }
 
@@ -131,7 +138,13 @@ impl Hands {
 
     /// Whether what the command leaves behind comes to this process: it does unless this one was forked later.
     fn is_ancestor(&self) -> bool {
-        self.guard.record.owner.front_pid.is_none_or(|front| front == identity::own_pid())
+        !self.forked_later
+    }
+
+    /// Whether the keeper's death did that: with it the kernel hangs up a group that is stopped, and the foreground of
+    /// a terminal that was the keeper's. What the keeper itself had still seen was before.
+    fn is_hang_up(&self, exit: &Exit) -> bool {
+        exit.signal == Some(libc::SIGHUP) && self.guard.ledger.exit.get::<Exit>().is_none()
     }
 
     fn known(&mut self) -> Known {
@@ -180,6 +193,7 @@ impl Hands {
             Ok(Side::Child) => {
                 drop(mine);
                 self.guard.disarm();
+                self.forked_later = true;
                 self.link = Some(theirs);
                 super::front::watch_instead(self);
             }

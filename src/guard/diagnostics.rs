@@ -19,7 +19,7 @@ pub fn write(guard: &mut RunGuard) {
         return;
     }
     let text = of(&guard.record, &guard.dir.log);
-    match guard.dir.write_over(DIAGNOSTICS, text.as_bytes()) {
+    match guard.dir.write_over(DIAGNOSTICS, text.as_bytes(), false) {
         Ok(()) => {
             if let Some(error) = &mut guard.record.error {
                 error.diagnostics = Some(DIAGNOSTICS.to_owned());

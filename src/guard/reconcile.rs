@@ -278,9 +278,10 @@ fn seal(
 }
 
 fn finish(run: &RunDir, record: &mut Record) {
-    let _ = run.write_over(run_dir::TASK, &run_dir::json_line(&record.only_task()));
+    record.log.bytes = run.log.metadata().map_or(record.log.bytes, |found| found.len());
+    let _ = run.write_over(run_dir::TASK, &run_dir::json_line(&record.only_task()), false);
     let text = super::diagnostics::of(record, &run.log);
-    let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes());
+    let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes(), false);
     let sealed: Sealed = sealer::seal(run, record);
     if sealed.rung.is_in_place() {
         let _ = run.settle_status();

@@ -65,8 +65,8 @@ pub enum Event {
     OutputClosed(SlotId),
     /// Answer to [`Effect::ProbeOutput`](super::Effect::ProbeOutput): when output was last seen.
     LastOutput(SlotId, Moment),
-    /// The log grew, for the first time since it was last trimmed.
-    LogGrew(SlotId),
+    /// The log grew, for the first time since it was last trimmed; it should be looked at in so many milliseconds.
+    LogGrew(SlotId, u64),
     /// Somebody wants the run to stop; `force` when the same one asked before.
     Stop {
         /// Why, and who.

@@ -27,8 +27,8 @@ const TURNS: usize = 16;
 const FLOOD_BYTES: usize = 128 * 1024;
 /// How long a flood is let run; the pipe holds more than comes in that time.
 const FLOOD_PAUSE: std::time::Duration = std::time::Duration::from_micros(150);
-/// The log is trimmed in steps of at least this many bytes.
-const TRIM_STEP: u64 = 1 << 20;
+/// The log is trimmed in steps of an eighth of its limit, within these bounds.
+const TRIM_STEPS: (u64, u64) = (64 * 1024, 16 << 20);
 /// Holes begin and end at multiples of this.
 const BLOCK: u64 = 4096;
 
@@ -169,6 +169,9 @@ impl Pump {
                 Ok(bytes) => {
                     moved += bytes;
                     self.ledger.last_output.store(now.0, Ordering::SeqCst);
+                    if self.untrimmed.is_none() && self.wants_trim() {
+                        self.trim();
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if moved >= FLOOD_BYTES {
@@ -302,28 +305,49 @@ impl Pump {
         if self.is_open() { through_us } else { through_us.max(by_file) }
     }
 
-    /// Gives the middle of a log that outgrew its limit back to the disk: its head and tail stay where they are.
+    /// Gives the middle of a log that outgrew its limit back to the disk, where that is worth a call: its head and
+    /// tail stay where they are.
     pub fn trim(&mut self) {
-        let size = self.position();
-        let Some(hole) = hole(size, self.limit) else { return };
-        let known = self.ledger.gap[1].load(Ordering::SeqCst);
-        if hole.bytes < known + TRIM_STEP.min(self.limit / 8).max(BLOCK) {
+        self.trim_by(self.trim_step());
+    }
+
+    /// Does the same to the last block, at the end of the run.
+    pub fn trim_to_limit(&mut self) {
+        self.trim_by(BLOCK);
+    }
+
+    fn trim_step(&self) -> u64 {
+        (self.limit / 8).clamp(TRIM_STEPS.0, TRIM_STEPS.1)
+    }
+
+    fn trim_by(&mut self, step: u64) {
+        let Some(hole) = hole(self.position(), self.limit) else { return };
+        let [offset, known] = [0, 1].map(|n| self.ledger.gap[n].load(Ordering::SeqCst));
+        if hole.bytes < known + step {
             return;
         }
-        match disk::punch_hole(&self.log, hole.offset, hole.bytes) {
-            Ok(()) => {
-                self.ledger.gap[0].store(hole.offset, Ordering::SeqCst);
-                self.ledger.gap[1].store(hole.bytes, Ordering::SeqCst);
-            }
-            Err(e) => self.untrimmed = Some(e),
+        // Said before it is done, so that whoever shows the log does not take the hole for output.
+        self.ledger.gap[0].store(hole.offset, Ordering::SeqCst);
+        self.ledger.gap[1].store(hole.bytes, Ordering::SeqCst);
+        if let Err(e) = disk::punch_hole(&self.log, hole.offset, hole.bytes) {
+            self.ledger.gap[1].store(known, Ordering::SeqCst);
+            self.ledger.gap[0].store(offset, Ordering::SeqCst);
+            self.untrimmed = Some(e);
         }
     }
 
     /// Whether the log has outgrown its limit by enough to be worth trimming; by its own count, without a call.
-    #[must_use]
-    pub fn wants_trim(&self) -> bool {
+    fn wants_trim(&self) -> bool {
         let dropped = self.ledger.gap[1].load(Ordering::SeqCst);
-        self.ledger.log_bytes.load(Ordering::SeqCst).saturating_sub(dropped) > self.limit + TRIM_STEP
+        let kept = self.ledger.log_bytes.load(Ordering::SeqCst).saturating_sub(dropped);
+        kept > self.limit.saturating_add(self.trim_step())
+    }
+
+    /// Bytes that the log may still grow by before it wants trimming, whoever writes it.
+    #[must_use]
+    pub fn headroom(&self) -> u64 {
+        let dropped = self.ledger.gap[1].load(Ordering::SeqCst);
+        self.limit.saturating_sub(self.position().saturating_sub(dropped))
     }
 
     /// The log itself.
@@ -345,12 +369,18 @@ impl Pump {
     }
 }
 
+/// Bytes at the head of a log that are always kept.
+#[must_use]
+pub fn head_bytes(limit: u64) -> u64 {
+    (limit / 16).next_multiple_of(BLOCK)
+}
+
 /// What to drop of a log of `size` bytes so that at most `limit` stay: a sixteenth at its head, the rest at its tail.
 fn hole(size: u64, limit: u64) -> Option<Gap> {
     if size <= limit {
         return None;
     }
-    let offset = (limit / 16).next_multiple_of(BLOCK);
+    let offset = head_bytes(limit);
     let end = (size - (limit - limit / 16)) / BLOCK * BLOCK;
     (end > offset).then(|| Gap { offset, bytes: end - offset })
 }

@@ -77,7 +77,10 @@ impl Prepared {
         };
         let mut envp = Vec::new();
         let mut path = None;
-        let set = spec.env.iter().map(|(n, v)| (n.clone(), v.clone()));
+        let is_marked = |name: &OsStr| marks.iter().any(|(n, _)| OsStr::new(n) == name);
+        let is_last = |at: usize| !spec.env[at + 1..].iter().any(|(n, _)| *n == spec.env[at].0);
+        let set = spec.env.iter().enumerate().filter(|(at, (n, _))| is_last(*at) && !is_marked(n));
+        let set = set.map(|(_, (n, v))| (n.clone(), v.clone()));
         let marked = marks.iter().map(|(n, v)| (OsString::from(n), OsString::from(v)));
         for (name, value) in base.filter(|(name, _)| !is_set_later(name)).chain(set).chain(marked) {
             if name == "PATH" {
@@ -261,8 +264,9 @@ impl Child<'_> {
             // SAFETY: the three are NUL-terminated and null-terminated as execve wants them.
             unsafe { libc::execve(candidate.as_ptr(), self.argv, self.envp) };
             match errno() {
+                only if self.candidates.len() == 1 => return only,
                 libc::ENOENT | libc::ENOTDIR => {}
-                libc::EACCES if self.candidates.len() > 1 => worst = libc::EACCES,
+                libc::EACCES => worst = libc::EACCES,
                 other => return other,
             }
         }

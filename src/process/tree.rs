@@ -71,11 +71,12 @@ pub struct Marks {
 #[must_use]
 pub fn remains(marks: &Marks, except: &[i32]) -> Vec<Stat> {
     let own = identity::own_pid();
-    let in_session =
-        |p: &Stat| marks.session.is_some_and(|(sid, start)| p.sid == sid && p.start_time >= start);
+    let table = table();
+    // An id is not used again while its session has members: a later process with the keeper's id has another session.
+    let session = marks.session.filter(|&(sid, start)| !is_taken(&table, sid, start));
+    let in_session = |p: &Stat| session.is_some_and(|(sid, start)| p.sid == sid && p.start_time >= start);
     let is_command = |p: &Stat| marks.command == Some((p.pid, p.start_time));
     let is_marked = |p: &Stat| identity::has_variable(p.pid, MARK, &marks.run_id);
-    let table = table();
     let is_ours = |p: &Stat| p.is_alive() && p.pid != own && !except.contains(&p.pid);
     let mut found: Vec<Stat> = table
         .iter()
@@ -88,6 +89,11 @@ pub fn remains(marks: &Marks, except: &[i32]) -> Vec<Stat> {
         found.extend(below(&table, root.pid, None).into_iter().filter(|p| is_ours(p) && seen.insert(p.pid)));
     }
     found
+}
+
+/// Whether another process than the one with this start time has an id by now.
+fn is_taken(table: &[Stat], pid: i32, start_time: u64) -> bool {
+    table.iter().any(|p| p.pid == pid && p.start_time != start_time)
 }
 
 /// Sends a signal to one process, and to no other that has its id by now. False when it is gone or not ours.
@@ -217,6 +223,12 @@ mod tests {
         let mut pids: Vec<i32> = below(&table, 10, Some(20)).iter().map(|p| p.pid).collect();
         pids.sort_unstable();
         assert_eq!(pids, [11, 13]);
+    }
+
+    #[test]
+    fn an_id_is_taken_by_another_process_only() {
+        let table = [process(10, 1, 'S')];
+        assert!(!is_taken(&table, 10, 1) && !is_taken(&table, 11, 1) && is_taken(&table, 10, 0));
     }
 
     #[test]

@@ -290,11 +290,11 @@ impl RunDir {
     ///
     /// # Errors
     /// What the failing step said.
-    pub fn write_over(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        match self.write_new(name, bytes, false) {
+    pub fn write_over(&self, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+        match self.write_new(name, bytes, durable) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 disk::remove_at(&self.dir, name)?;
-                self.write_new(name, bytes, false)
+                self.write_new(name, bytes, durable)
             }
             other => other,
         }

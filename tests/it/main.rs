@@ -1,14 +1,20 @@
 //! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
 
+mod bad_input;
 mod capture;
-mod escape;
-mod pty;
-mod readers;
-mod world;
-
 mod detach;
 mod disk_full;
+mod escape;
+mod exit_codes;
+mod exit_paths;
+mod expect;
 mod fault_sweep;
 mod kill_sweep;
+mod layers;
+mod machine_traces;
+mod pty;
 mod random_kills;
+mod readers;
+mod signals_grid;
 mod tripwire;
+mod world;

@@ -79,6 +79,11 @@ pub fn have(program: &str) -> bool {
     go_on_with(program, places.iter().any(|place| Path::new(place).join(program).exists()))
 }
 
+/// Returns the program that the tests are of: `BOOKEND_UNDER_TEST`, to see them fail against another one, or cargo's.
+pub fn under_test() -> OsString {
+    std::env::var_os("BOOKEND_UNDER_TEST").unwrap_or_else(|| env!("CARGO_BIN_EXE_bookend").into())
+}
+
 /// Returns the compiled fixture `artist`; the comment on top of its source lists what it can do.
 pub fn artist() -> &'static Path {
     static ARTIST: OnceLock<PathBuf> = OnceLock::new();
@@ -161,8 +166,7 @@ impl World {
     /// Describes a call of the bookend under test: the one just built, or the program that `BOOKEND_UNDER_TEST` names
     /// (a stub that writes nothing shows which tests can fail).
     pub fn bookend<A: Into<OsString>>(&self, args: impl IntoIterator<Item = A>) -> Invocation {
-        let named = std::env::var_os("BOOKEND_UNDER_TEST");
-        self.command(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_bookend").into()), args)
+        self.command(under_test(), args)
     }
 
     /// Describes `bookend run FLAGS -- artist ARGS`.
