@@ -331,6 +331,8 @@ fn compose(evidence: &Evidence, killed_by: Option<EndedBy>) -> Option<Record> {
         },
     };
     let seen = killed_by.is_some();
+    // Files are stamped with a clock that ticks more slowly, which may be just before the start.
+    let last_sign = evidence.last_sign.unwrap_or(record.started_at).max(record.started_at).min(now);
     record.status = ending.status;
     record.exit_reason = Some(ending.reason);
     record.exit = ending.exit;
@@ -338,7 +340,7 @@ fn compose(evidence: &Evidence, killed_by: Option<EndedBy>) -> Option<Record> {
     record.wrapper_exit_code = Some(exit_code(ending.reason, record.exit.as_ref(), None));
     record.author = Some(Author::Reader);
     record.completed_at = seen.then_some(now);
-    record.ended_between = (!seen).then(|| [evidence.last_sign.unwrap_or(record.started_at).min(now), now]);
+    record.ended_between = (!seen).then(|| [last_sign, now]);
     record.command.pid = record.command.pid.or(evidence.spawned_pid);
     record.leftovers.clone_from(&evidence.leftovers);
     record.updated_at = None;
