@@ -20,8 +20,6 @@ const LEAST_LOG: u64 = 64 * 1024;
 /// What is around bookend that a plan depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings {
-    /// Whether standard output and error are the same place.
-    pub one_output: bool,
     /// Whether standard input is a terminal whose keys go to us.
     pub keyboard: bool,
     /// Whether this is a CI job.
@@ -76,16 +74,16 @@ pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
     })
 }
 
-/// The log is handed to the command where nobody needs to know its two streams apart; on a disk that is nearly
-/// full it is not, so that the end of the disk is bookend's trouble and not the command's.
+/// The log is handed to the command only where nobody watches and nothing is said against it. A command that opens
+/// its own output anew (`echo x > /dev/stderr`) truncates a file, which a pipe can not suffer; and on a disk that is
+/// nearly full, the end of the disk should be bookend's trouble and not the command's.
 fn capture(args: &RunArgs, around: Surroundings) -> Capture {
-    let apart = !(args.quiet || args.detach || args.json || around.one_output);
     match args.capture {
         _ if args.tty => Capture::Tty,
         CaptureArg::Pipe => Capture::Pipe,
         CaptureArg::File => Capture::File,
-        CaptureArg::Auto if apart || around.tight_disk => Capture::Pipe,
-        CaptureArg::Auto => Capture::File,
+        CaptureArg::Auto if args.quiet && !around.tight_disk => Capture::File,
+        CaptureArg::Auto => Capture::Pipe,
     }
 }
 
