@@ -45,7 +45,7 @@ pub enum Command {
 /// How output gets into the log, as it is typed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CaptureArg {
-    /// `file` with --quiet and room on the disk, else `pipe`
+    /// `file` with --quiet and room on the disk, else pipes
     #[default]
     Auto,
     /// Each stream through a pipe; the log knows which part came from which

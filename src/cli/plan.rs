@@ -20,6 +20,8 @@ const LEAST_LOG: u64 = 64 * 1024;
 /// What is around bookend that a plan depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings {
+    /// Whether standard output and error are the same place.
+    pub one_output: bool,
     /// Whether standard input is a terminal whose keys go to us.
     pub keyboard: bool,
     /// Whether this is a CI job.
@@ -68,10 +70,17 @@ pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
         grace_ms: ms(args.grace.unwrap_or(default_grace)),
         stop_signal: args.stop_signal,
         capture: capture(args, around),
+        one_stream: args.tty || args.capture == CaptureArg::File || !wanted_apart(args, around),
         log_max_bytes: args.log_max.max(LEAST_LOG),
         durability: args.durability,
         detach: args.detach,
     })
+}
+
+/// Whether somebody needs to know the command's two streams apart. Where nobody does they are one, in exact order.
+fn wanted_apart(args: &RunArgs, around: Surroundings) -> bool {
+    let shown_apart = !(args.quiet || args.detach || args.json || around.one_output);
+    args.capture == CaptureArg::Pipe || shown_apart
 }
 
 /// The log is handed to the command only where nobody watches and nothing is said against it. A command that opens

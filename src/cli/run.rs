@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 use super::args::RunArgs;
 use super::error::{Failure, INTERNAL};
@@ -51,6 +52,7 @@ fn shed_inheritance() -> u32 {
 
 fn look_around(store: &Store) -> Surroundings {
     Surroundings {
+        one_output: disk::same_place(std::io::stdout().as_fd(), std::io::stderr().as_fd()),
         keyboard: Terminal::of_stdin().is_some_and(|t| t.is_foreground()),
         ci: is_set("CI"),
         tight_disk: disk::free_space(store.dir()).is_ok_and(|free| free < TIGHT_BYTES),
