@@ -222,6 +222,10 @@ impl Evidence {
             Some(pid) => words.push(format!("the command had been started as pid {pid}")),
             None => words.push("the command had not been started".to_owned()),
         }
+        let through_pipes = self.status.as_ref().is_some_and(|s| s.log.capture != Capture::File);
+        if through_pipes && self.spawned_pid.is_some() {
+            words.push("what was in the command's pipes then may be missing in the log".to_owned());
+        }
         match (&self.exit, self.last_sign) {
             (Some(_), _) => {
                 words.push("the end of the command had been seen and noted in events.jsonl".to_owned());
@@ -344,10 +348,5 @@ fn compose(evidence: &Evidence, killed_by: Option<EndedBy>) -> Option<Record> {
     let by = format!("bookend {} (pid {})", env!("CARGO_PKG_VERSION"), identity::own_pid());
     record.reconciled = Some(Reconciled { at: now, by, evidence: words.clone() });
     record.evidence.extend(words);
-    if record.log.capture != Capture::File && record.command.pid.is_some() {
-        record
-            .degraded
-            .push("log: what was in the command's pipes when both bookends ended may be missing".to_owned());
-    }
     Some(record)
 }

@@ -318,7 +318,7 @@ impl Trial {
         let whole = [self.scene.out, self.scene.err].iter().all(|part| text.contains(part));
         let length = self.scene.out.len() + self.scene.err.len();
         // What was in a pipe when both ends of the reading side died cannot be counted, but it can be said.
-        let said = record["author"] == "reader" && record["degraded"].to_string().contains("may be missing");
+        let said = record["author"] == "reader" && record["evidence"].to_string().contains("may be missing");
         if said && log.len() < length {
             return Ok(());
         }
