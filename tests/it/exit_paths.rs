@@ -416,7 +416,7 @@ fn e60_both_are_killed_and_the_command_too() {
     command.wait_gone(LIMIT);
     let id = run.id();
     world.bookend(["wait", &id]).run().assert_code(125);
-    let record = Expect::lost().degraded().front_killed(libc::SIGKILL).check(&world, &running.wait());
+    let record = Expect::lost().front_killed(libc::SIGKILL).check(&world, &running.wait());
     assert!(record["reconciled"]["evidence"].as_array().is_some_and(|e| !e.is_empty()), "{record:#}");
     let listed = world.bookend(["ps", "-a", "--json"]).run().json();
     assert_eq!(listed["runs"][0]["status"], "lost");
@@ -438,7 +438,7 @@ fn e60_both_are_killed_while_the_command_lives() {
     assert!(command.is_alive());
     let id = run.id();
     world.bookend(["kill", "--reason", "nobody minds it", &id]).run().assert_code(0);
-    let expected = Expect::stopped("killed", 137, "user").author("reader").degraded().exit(Seen::Nothing);
+    let expected = Expect::stopped("killed", 137, "user").author("reader").exit(Seen::Nothing);
     let record = expected.front_killed(libc::SIGKILL).check(&world, &running.wait());
     assert_eq!(record["ended_by"]["reason"], "nobody minds it");
     assert_eq!(record["leftovers"][0]["fate"], "killed", "{record:#}");
