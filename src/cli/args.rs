@@ -45,12 +45,12 @@ pub enum Command {
 /// How output gets into the log, as it is typed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CaptureArg {
-    /// `file` where the streams need not be told apart, else `pipe`
+    /// `file` with --quiet and room on the disk, else pipes
     #[default]
     Auto,
     /// Each stream through a pipe; the log knows which part came from which
     Pipe,
-    /// The log itself is the command's output: nothing is copied
+    /// The log itself is the command's output: nothing is copied, but `> /dev/stderr` truncates it
     File,
 }
 

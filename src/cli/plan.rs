@@ -70,22 +70,29 @@ pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
         grace_ms: ms(args.grace.unwrap_or(default_grace)),
         stop_signal: args.stop_signal,
         capture: capture(args, around),
+        one_stream: args.tty || args.capture == CaptureArg::File || !wanted_apart(args, around),
         log_max_bytes: args.log_max.max(LEAST_LOG),
         durability: args.durability,
         detach: args.detach,
     })
 }
 
-/// The log is handed to the command where nobody needs to know its two streams apart; on a disk that is nearly
-/// full it is not, so that the end of the disk is bookend's trouble and not the command's.
+/// Whether somebody needs to know the command's two streams apart. Where nobody does they are one, in exact order.
+fn wanted_apart(args: &RunArgs, around: Surroundings) -> bool {
+    let shown_apart = !(args.quiet || args.detach || args.json || around.one_output);
+    args.capture == CaptureArg::Pipe || shown_apart
+}
+
+/// The log is handed to the command only where nobody watches and nothing is said against it. A command that opens
+/// its own output anew (`echo x > /dev/stderr`) truncates a file, which a pipe can not suffer; and on a disk that is
+/// nearly full, the end of the disk should be bookend's trouble and not the command's.
 fn capture(args: &RunArgs, around: Surroundings) -> Capture {
-    let apart = !(args.quiet || args.detach || args.json || around.one_output);
     match args.capture {
         _ if args.tty => Capture::Tty,
         CaptureArg::Pipe => Capture::Pipe,
         CaptureArg::File => Capture::File,
-        CaptureArg::Auto if apart || around.tight_disk => Capture::Pipe,
-        CaptureArg::Auto => Capture::File,
+        CaptureArg::Auto if args.quiet && !around.tight_disk => Capture::File,
+        CaptureArg::Auto => Capture::Pipe,
     }
 }
 

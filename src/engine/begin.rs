@@ -123,7 +123,7 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
     let (now, started) = (clock::now(), clock::moment());
     let ledger = Ledger::map().map_err(failed("mapping the ledger"))?;
     let terminal = Terminal::of_stdin();
-    let (ends, sources, pty) = wire(plan.capture, terminal.as_ref())?;
+    let (ends, sources, pty) = wire(&plan, terminal.as_ref())?;
     let dir = create(store, &plan, now)?;
     let (log, index) = (Rc::clone(&dir.log), dir.index.clone());
     let record = describe(&plan, &dir, now);
@@ -157,9 +157,14 @@ pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Resul
 pub(super) type Wires = (Ends, [Option<std::os::fd::OwnedFd>; 2], Option<std::os::fd::OwnedFd>);
 
 /// Makes what the output goes through.
-pub(super) fn wire(capture: Capture, terminal: Option<&Terminal>) -> Result<Wires, BeginError> {
-    match capture {
+pub(super) fn wire(plan: &Plan, terminal: Option<&Terminal>) -> Result<Wires, BeginError> {
+    match plan.capture {
         Capture::File => Ok((Ends::Log, [None, None], None)),
+        Capture::Pipe if plan.one_stream => {
+            let (read, write) = pump::pipe().map_err(failed("making a pipe"))?;
+            let both = write.try_clone().map_err(failed("keeping a handle on a pipe"))?;
+            Ok((Ends::Pipes(write, both), [Some(read), None], None))
+        }
         Capture::Pipe => {
             let (out_read, out_write) = pump::pipe().map_err(failed("making a pipe"))?;
             let (err_read, err_write) = pump::pipe().map_err(failed("making a pipe"))?;

@@ -132,6 +132,8 @@ pub struct Echo {
     /// Spilt bytes that came so far.
     taken: u64,
     watch: Option<Inotify>,
+    /// Bytes that were dropped from the log before a slow reader came to them.
+    pub skipped: u64,
 }
 
 impl Echo {
@@ -156,6 +158,7 @@ impl Echo {
             spilt: VecDeque::new(),
             taken: 0,
             watch: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok(),
+            skipped: 0,
         })
     }
 
@@ -234,6 +237,7 @@ impl Echo {
         let size = self.log.metadata().map_or(0, |m| m.len());
         let gap = [0, 1].map(|n| self.ledger.gap[n].load(Ordering::SeqCst));
         if self.offset >= gap[0] && self.offset < gap[0] + gap[1] {
+            self.skipped += gap[0] + gap[1] - self.offset;
             self.offset = gap[0] + gap[1];
         }
         let (stream, end) = match &mut self.index {

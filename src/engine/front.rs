@@ -157,6 +157,7 @@ pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Fini
     failpoint::hit("front.vigil");
     let finished = vigil.run();
     vigil.leave();
+    vigil.tell_skipped();
     finished
 }
 
@@ -466,6 +467,16 @@ impl Vigil<'_> {
         self.stuck_at = None;
         if let Some(stat) = self.keeper.and_then(crate::process::identity::stat) {
             let _ = tree::signal(&stat, libc::SIGKILL);
+        }
+    }
+
+    /// Says that a reader was so slow that the log's limit overtook it.
+    fn tell_skipped(&self) {
+        let skipped = self.presence.echo.as_ref().map_or(0, |echo| echo.skipped);
+        if skipped > 0 {
+            self.presence.say(&format!(
+                "bookend: note: {skipped} bytes were not shown: the reader was slower than --log-max allows for"
+            ));
         }
     }
 

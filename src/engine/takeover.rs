@@ -98,7 +98,7 @@ impl Hands {
         if !self.plan.detach || self.command.is_some() || stopped {
             return false;
         }
-        let Ok((ends, sources, _)) = super::begin::wire(self.plan.capture, None) else { return false };
+        let Ok((ends, sources, _)) = super::begin::wire(&self.plan, None) else { return false };
         self.pump.reconnect(sources);
         self.ends = Some(ends);
         true

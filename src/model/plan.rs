@@ -109,6 +109,8 @@ pub struct Plan {
     pub stop_signal: Option<i32>,
     /// How output is captured.
     pub capture: Capture,
+    /// Whether both streams of the command are one: then their order is exact, and nobody can tell them apart.
+    pub one_stream: bool,
     /// The most bytes of log that are kept, head and tail together.
     pub log_max_bytes: u64,
     /// What an acknowledged run survives.

@@ -94,6 +94,8 @@ pub struct Pump {
     pub trouble: Option<io::Error>,
     /// That the log could not be kept within its limit.
     pub untrimmed: Option<io::Error>,
+    /// That the command truncated the log.
+    truncated: bool,
 }
 
 impl Pump {
@@ -119,6 +121,7 @@ impl Pump {
             unindexed: String::new(),
             trouble: None,
             untrimmed: None,
+            truncated: false,
         }
     }
 
@@ -305,6 +308,18 @@ impl Pump {
         if self.is_open() { through_us } else { through_us.max(by_file) }
     }
 
+    /// Notices that a log which the command writes itself has become shorter since the last look.
+    fn notice_truncation(&mut self) {
+        if self.index.is_none() && !self.is_open() {
+            let size = self.position();
+            let before = self.ledger.log_bytes.swap(size, Ordering::SeqCst);
+            if before > size {
+                self.ledger.dropped.fetch_add(before - size, Ordering::SeqCst);
+                self.truncated = true;
+            }
+        }
+    }
+
     /// Gives the middle of a log that outgrew its limit back to the disk, where that is worth a call: its head and
     /// tail stay where they are.
     pub fn trim(&mut self) {
@@ -321,6 +336,7 @@ impl Pump {
     }
 
     fn trim_by(&mut self, step: u64) {
+        self.notice_truncation();
         let Some(hole) = hole(self.position(), self.limit) else { return };
         let [offset, known] = [0, 1].map(|n| self.ledger.gap[n].load(Ordering::SeqCst));
         if hole.bytes < known + step {
@@ -360,8 +376,13 @@ impl Pump {
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
         let lost = self.ledger.dropped.load(Ordering::SeqCst);
-        let reason =
-            self.trouble.as_ref().map_or("the log could not be written".to_owned(), ToString::to_string);
+        let reason = match &self.trouble {
+            _ if self.truncated => {
+                "the command truncated its own log; --capture pipe keeps such bytes".to_owned()
+            }
+            Some(e) => e.to_string(),
+            None => "the log could not be written".to_owned(),
+        };
         let lost = (lost > 0).then(|| format!("log: {lost} bytes of output are missing: {reason}"));
         let untrimmed =
             self.untrimmed.as_ref().map(|e| format!("log: its size limit could not be kept: {e}"));

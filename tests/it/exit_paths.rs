@@ -116,7 +116,7 @@ fn stop_by(signal: Signal) {
     let by = &record["ended_by"];
     assert_eq!((&by["signal"], &by["pid"]), (&signal.as_str().into(), &std::process::id().into()));
     let says = |text: &str| assert!(done.err().contains(text), "no {text:?} in {done:?}");
-    says("a second signal kills now");
+    says("a second signal kills it now");
     says("bookend: stopped: ");
     let id = record["run_id"].as_str().expect("an id");
     world.bookend(["wait", id]).run().assert_code(128 + signal as i32);

@@ -88,7 +88,7 @@ fn a_second_ctrl_c_forces_the_end_within_its_bound() {
     let mut shown = Terminal::open(&world.run_artist(&["--grace", "60s"], &["escape", "signal-proof"]));
     shown.wait_for("ready");
     shown.send("\x03");
-    shown.wait_for("a second signal kills now");
+    shown.wait_for("a second signal kills it now");
     let pressed = Instant::now();
     shown.send("\x03");
     let process = shown.process();
