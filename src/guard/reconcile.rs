@@ -340,7 +340,7 @@ fn compose(evidence: &Evidence, killed_by: Option<EndedBy>) -> Option<Record> {
     record.wrapper_exit_code = Some(exit_code(ending.reason, record.exit.as_ref(), None));
     record.author = Some(Author::Reader);
     record.completed_at = seen.then_some(now);
-    record.ended_between = (!seen).then(|| [last_sign, now]);
+    record.ended_between = (!seen).then_some([last_sign, now]);
     record.command.pid = record.command.pid.or(evidence.spawned_pid);
     record.leftovers.clone_from(&evidence.leftovers);
     record.updated_at = None;
