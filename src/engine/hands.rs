@@ -17,7 +17,7 @@ use crate::guard::RunGuard;
 use crate::guard::partner::{Link, Message};
 use crate::guard::sealer::Sealed;
 use crate::machine::{Effect, Event, Notice, SlotId, Supply};
-use crate::model::outcome::{CodeRule, Ending};
+use crate::model::outcome::Ending;
 use crate::model::plan::{Capture, Plan, Stdin};
 use crate::model::record::{ErrorInfo, Exit, Step, StepStatus};
 use crate::model::signal;
@@ -389,10 +389,7 @@ impl Hands {
         sealed.report_if_elsewhere();
         failpoint::hit("keeper.sealed");
         let record = &self.guard.record;
-        let die_of = match record.exit_reason.map(|r| r.row().code) {
-            Some(CodeRule::DieOf(signal)) if sealed.code != 125 => Some(signal),
-            _ => None,
-        };
+        let die_of = super::takeover::die_of(record).filter(|_| sealed.code != 125);
         let verdict = words::verdict(record);
         let finished = Finished { code: sealed.code, die_of, verdict, refused: None };
         self.guard.ledger.finished.set(&finished);

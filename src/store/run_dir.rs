@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Serialize;
 use thiserror::Error;
@@ -17,6 +16,8 @@ use crate::model::record::Record;
 
 /// The living state.
 pub const STATUS: &str = "status.json";
+/// The next living state, while it is written.
+const FRESH_STATUS: &str = ".status.json.new";
 /// The final record.
 pub const RECORD: &str = "run.json";
 /// The log.
@@ -75,7 +76,6 @@ pub struct RunDir {
     pub index: Option<Rc<File>>,
     events: File,
     reserve: File,
-    saves: AtomicU32,
     /// Whether files are flushed.
     pub durability: Durability,
 }
@@ -163,7 +163,6 @@ impl RunDir {
             index: parts.index.map(Rc::new),
             events: parts.events,
             reserve: parts.reserve,
-            saves: AtomicU32::new(0),
             durability,
         }
     }
@@ -263,12 +262,11 @@ impl RunDir {
     /// # Errors
     /// What the failing step said; the old file is untouched then.
     pub fn save_status(&self, record: &Record, durable: bool) -> io::Result<()> {
-        let n = self.saves.fetch_add(1, Ordering::SeqCst);
-        let fresh = format!(".{STATUS}.{}.{n}", std::process::id());
-        let written = self.write_new(&fresh, &json_line(record), durable);
-        let done = written.and_then(|()| disk::replace_at(&self.dir, &fresh, &self.dir, STATUS));
+        // One bookend at a time writes here, so what stands under this name is of one that was killed.
+        let written = self.write_over(FRESH_STATUS, &json_line(record), durable);
+        let done = written.and_then(|()| disk::replace_at(&self.dir, FRESH_STATUS, &self.dir, STATUS));
         if done.is_err() {
-            let _ = disk::remove_at(&self.dir, &fresh);
+            let _ = disk::remove_at(&self.dir, FRESH_STATUS);
         }
         done
     }
@@ -330,7 +328,7 @@ impl RunDir {
     /// # Errors
     /// As [`Self::seal_from_reserve`].
     pub fn seal_from_new(&self, bytes: &[u8], synced: &mut bool) -> io::Result<()> {
-        let name = format!(".{RECORD}.{}", std::process::id());
+        let name = format!(".{RECORD}.new");
         let _ = disk::set_len(&self.reserve, 0);
         let _ = disk::remove_at(&self.dir, &name);
         let file = disk::create_at(&self.dir, &name, Access::Write)?;
@@ -355,9 +353,14 @@ impl RunDir {
     /// # Errors
     /// As linkat(2) and renameat(2).
     pub fn settle_status(&self) -> io::Result<()> {
-        let name = format!(".{STATUS}.{}.end", std::process::id());
-        disk::link_at(&self.dir, RECORD, &self.dir, &name)?;
-        disk::replace_at(&self.dir, &name, &self.dir, STATUS)
+        if let Err(e) = disk::link_at(&self.dir, RECORD, &self.dir, FRESH_STATUS) {
+            if e.kind() != io::ErrorKind::AlreadyExists {
+                return Err(e);
+            }
+            disk::remove_at(&self.dir, FRESH_STATUS)?;
+            disk::link_at(&self.dir, RECORD, &self.dir, FRESH_STATUS)?;
+        }
+        disk::replace_at(&self.dir, FRESH_STATUS, &self.dir, STATUS)
     }
 
     /// Reads one of the run's small files.
