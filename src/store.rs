@@ -118,6 +118,8 @@ fn nearest() -> Option<PathBuf> {
 pub struct Store {
     /// Where it is, absolute.
     pub path: PathBuf,
+    /// The user it belongs to, who is the one that this process acts for.
+    pub uid: u32,
     dir: Rc<OwnedFd>,
 }
 
@@ -163,7 +165,7 @@ impl Store {
         if found.shared {
             return Err(StoreError::Shared { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), dir: Rc::new(dir) })
+        Ok(Self { path: path.to_owned(), uid: me, dir: Rc::new(dir) })
     }
 
     /// The handle of the store's directory.

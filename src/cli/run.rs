@@ -34,9 +34,10 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
         .map_err(|e| Failure::new(INTERNAL, format!("preparing to receive signals: {e}"), "try again"))?;
     check(&args).inspect_err(|failure| note_attempt(argv, &failure.message))?;
     let store = Store::open_or_create().map_err(|e| no_run(&args.command, Failure::from(e)))?;
-    let plan =
-        plan(&args, look_around(&store)).inspect_err(|failure| note_attempt(argv, &failure.message))?;
-    let prepared = begin::prepare(&store, plan.clone(), signals, umask);
+    let terminal = Terminal::of_stdin();
+    let around = look_around(&store, terminal.as_ref());
+    let plan = plan(&args, around).inspect_err(|failure| note_attempt(argv, &failure.message))?;
+    let prepared = begin::prepare(&store, plan.clone(), signals, terminal, umask);
     let mut prepared = prepared.map_err(|e| no_run(&args.command, explain(e)))?;
     prepared.announce(!args.quiet || args.print_id || args.id_file.is_some() || args.detach);
     if plan.detach { detached(args, prepared, &store) } else { attached(args, &plan, prepared, &store) }
@@ -50,10 +51,10 @@ fn shed_inheritance() -> u32 {
     nix::sys::stat::umask(private).bits()
 }
 
-fn look_around(store: &Store) -> Surroundings {
+fn look_around(store: &Store, terminal: Option<&Terminal>) -> Surroundings {
     Surroundings {
         one_output: disk::same_place(std::io::stdout().as_fd(), std::io::stderr().as_fd()),
-        keyboard: Terminal::of_stdin().is_some_and(|t| t.is_foreground()),
+        keyboard: terminal.is_some_and(Terminal::is_foreground),
         ci: is_set("CI"),
         tight_disk: disk::free_space(store.dir()).is_ok_and(|free| free < TIGHT_BYTES),
     }

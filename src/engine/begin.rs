@@ -119,14 +119,19 @@ impl Prepared {
 ///
 /// # Errors
 /// [`BeginError`]; nothing is left behind then.
-pub fn prepare(store: &Store, plan: Plan, signals: Signals, umask: u32) -> Result<Prepared, BeginError> {
+pub fn prepare(
+    store: &Store,
+    plan: Plan,
+    signals: Signals,
+    terminal: Option<Terminal>,
+    umask: u32,
+) -> Result<Prepared, BeginError> {
     let (now, started) = (clock::now(), clock::moment());
     let ledger = Ledger::map().map_err(failed("mapping the ledger"))?;
-    let terminal = Terminal::of_stdin();
     let (ends, sources, pty) = wire(&plan, terminal.as_ref())?;
     let dir = create(store, &plan, now)?;
     let (log, index) = (Rc::clone(&dir.log), dir.index.clone());
-    let record = describe(&plan, &dir, now);
+    let record = describe(&plan, &dir, store.uid, now);
     let pump = Pump::new(sources, log, index, ledger, plan.log_max_bytes, started);
     let hands = Hands {
         guard: RunGuard::new(dir, record, ledger, started),
@@ -195,7 +200,7 @@ fn create(store: &Store, plan: &Plan, now: Timestamp) -> Result<RunDir, BeginErr
 }
 
 /// The record as far as it is known before the start.
-fn describe(plan: &Plan, dir: &RunDir, now: Timestamp) -> Record {
+fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
     let spec = &plan.command;
     let raw = spec.argv.iter().any(|a| a.to_str().is_none());
     let argv = spec.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>();
@@ -241,7 +246,7 @@ fn describe(plan: &Plan, dir: &RunDir, now: Timestamp) -> Record {
         phases: Vec::new(),
         host: place.host,
         user: User {
-            uid: nix::unistd::getuid().as_raw(),
+            uid,
             name: env::var("LOGNAME").or_else(|_| env::var("USER")).ok().filter(|n| !n.is_empty()),
         },
         owner: Owner {
