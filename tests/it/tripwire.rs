@@ -423,7 +423,13 @@ impl Tally {
         }
     }
 
-    fn merge(&mut self, other: Self) {
+    /// Trials in which the kill or failure came in time.
+    pub fn landed(&self) -> usize {
+        self.played - self.missed
+    }
+
+    /// Adds what another worker found.
+    pub fn merge(&mut self, other: Self) {
         self.played += other.played;
         self.missed += other.missed;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
