@@ -13,12 +13,14 @@ pub mod show;
 pub mod wait;
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use clap::Parser;
 
 use crate::clock;
 use crate::store::Store;
 use args::{Cli, Command};
+use error::Failure;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +61,21 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
     result.unwrap_or_else(|failure| failure.report())
 }
 
+/// Prints what a command is asked for on standard output. A reader that went away has seen what it wanted.
+///
+/// # Errors
+/// What else keeps it from being written, such as a full disk.
+pub fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            let message = format!("writing to standard output: {e}");
+            Err(Failure::new(error::FAILED, message, "check where it goes"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints help, or why the arguments are refused; a refused `run` is noted in the store.
 fn refuse(argv: &[OsString], error: &clap::Error) -> Done {
     let _ = error.print();
@@ -66,6 +83,12 @@ fn refuse(argv: &[OsString], error: &clap::Error) -> Done {
         return Done::with(0);
     }
     if argv.get(1).is_some_and(|word| word == "run") {
+        if error.kind() == clap::error::ErrorKind::UnknownArgument && !argv.iter().any(|arg| arg == "--") {
+            let _ = writeln!(
+                std::io::stderr(),
+                "\n  hint: put the command after two dashes: bookend run -- make test"
+            );
+        }
         note_attempt(argv, &error.to_string());
     }
     Done::with(error::USAGE)
@@ -75,6 +98,27 @@ fn refuse(argv: &[OsString], error: &clap::Error) -> Done {
 pub fn note_attempt(argv: &[OsString], error: &str) {
     let first = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
     if let Ok(store) = Store::open_or_create() {
-        store.note_attempt(clock::now(), argv, first);
+        store.note_attempt(clock::now(), &without_values(argv), first);
     }
+}
+
+/// A command line with the values of `--env` left out: only their names are ever stored.
+fn without_values(argv: &[OsString]) -> Vec<OsString> {
+    let name = |entry: &str| format!("{}=...", entry.split_once('=').map_or("", |(name, _)| name));
+    let mut masked = Vec::with_capacity(argv.len());
+    let (mut is_value, mut is_command) = (false, false);
+    for arg in argv {
+        let text = arg.to_string_lossy();
+        let hidden = match &*text {
+            _ if is_command => None,
+            entry if is_value => Some(name(entry)),
+            long if long.starts_with("--env=") => Some(format!("--env={}", name(&long[6..]))),
+            short if short.starts_with("-e") && short.len() > 2 => Some(format!("-e{}", name(&short[2..]))),
+            _ => None,
+        };
+        is_command |= text == "--";
+        is_value = !is_command && (text == "-e" || text == "--env");
+        masked.push(hidden.map_or_else(|| arg.clone(), OsString::from));
+    }
+    masked
 }

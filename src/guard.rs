@@ -56,12 +56,6 @@ impl RunGuard {
         self.armed = false;
     }
 
-    /// Whether this process is the one that seals.
-    #[must_use]
-    pub fn is_armed(&self) -> bool {
-        self.armed
-    }
-
     /// The sealed end, once there is one.
     #[must_use]
     pub fn sealed(&self) -> Option<&Sealed> {

@@ -28,13 +28,14 @@
 //! # Invariants, as absences
 //!
 //! - Nothing in layers 1 and 2 reads a clock, a file, the environment or randomness.
-//! - Nobody but [`disk`] renames, links, flushes or locks.
-//! - Nobody but [`guard`] creates run.json.
+//! - Nobody but [`disk`] renames, links, flushes or locks, the sealer's spool file excepted.
+//! - Nobody but [`guard`] has run.json created.
 //! - Nobody but [`process`] starts, signals or waits for processes, the fork of the bookends excepted.
 //! - Nobody but [`signals`] touches signal masks and dispositions, a starting command's own excepted.
 //! - Nothing ends the process but `main`, the keeper once it has sealed, and a partner that was forked to watch.
 //! - No reader repairs a run whose lock is held. No signal goes to an id of 1 or less.
-//! - There are no threads in `run`, and no timer but the poll's time-out, [`machine::RunMachine::deadline`].
+//! - There are no threads in `run`, and no timer but the two bookends' poll time-outs; the keeper's is
+//!   [`machine::RunMachine::deadline`]. While nothing happens neither wakes.
 
 pub mod cli;
 pub mod clock;

@@ -31,7 +31,8 @@ const IGNORABLE: [c_int; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
 pub struct Received {
     /// Its number.
     pub signal: c_int,
-    /// Process that sent it; none where the kernel did (a key of the terminal, a child's end).
+    /// Process and user that sent it; none where the kernel did (a key of the terminal, a child's end). The process
+    /// is 0 where it can not be seen from this pid namespace.
     pub sender: Option<(i32, u32)>,
 }
 
@@ -105,7 +106,7 @@ impl Signals {
 }
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
-    let by_process = info.ssi_code <= 0 && info.ssi_pid != 0;
+    let by_process = info.ssi_code <= 0;
     let sender = by_process.then(|| (info.ssi_pid.cast_signed(), info.ssi_uid));
     Received { signal: info.ssi_signo.cast_signed(), sender }
 }
@@ -151,5 +152,7 @@ pub fn die_of(signal: c_int) {
         libc::signal(signal, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
     }
-    let _ = signal_hook::low_level::emulate_default_handler(signal);
+    // For the first process of a namespace a default disposition does nothing, and this returns.
+    // SAFETY: raising a signal is a plain system call.
+    unsafe { libc::raise(signal) };
 }

@@ -114,7 +114,7 @@ pub struct RunArgs {
     /// Write the run's id to this file as soon as the run is on disk
     #[arg(long, value_name = "FILE")]
     pub id_file: Option<PathBuf>,
-    /// Keep at most this much of the log, its head and tail, e.g. 64MiB [default: 1GiB]
+    /// Keep at most this much of the log, its head and tail, e.g. 64MiB; 64KiB at least [default: 1GiB]
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_LOG_MAX, hide_default_value = true, value_parser = size)]
     pub log_max: u64,
     /// How output gets into the log

@@ -93,8 +93,9 @@ impl Printer {
             if self.next_part(record).0 > self.offset {
                 continue;
             }
-            if out.write_all(&buffer[..read]).is_err() {
-                return Ok(false);
+            match out.write_all(&buffer[..read]) {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+                other => other?,
             }
             self.offset += read as u64;
         }

@@ -136,7 +136,8 @@ fn environment(entries: &[OsString]) -> Result<Vec<(OsString, OsString)>, Failur
             split(entry).ok_or_else(|| {
                 Failure::new(
                     USAGE,
-                    format!("--env {}: not of the form KEY=VALUE", entry.to_string_lossy()),
+                    // The entry is not repeated: it may be a secret whose `=` was forgotten.
+                    "an --env is not of the form KEY=VALUE",
                     "write e.g. --env RUST_LOG=debug",
                 )
             })

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::Done;
 use super::args::PsArgs;
-use super::error::Failure;
+use super::error::{FAILED, Failure};
 use crate::clock;
 use crate::guard::reconcile::{self, Reading};
 use crate::model::record::{Record, SCHEMA};
@@ -19,8 +19,13 @@ pub fn run(args: &PsArgs) -> Result<Done, Failure> {
     let mut records = Vec::new();
     let mut hidden = 0;
     if let Some(store) = Store::open_existing()? {
-        let ids = if args.all { store.all()? } else { store.living()? };
-        hidden = if args.all { 0 } else { store.all()?.len().saturating_sub(ids.len()) };
+        let unreadable = |e: std::io::Error| {
+            let message = format!("reading store {}: {e}", store.path.display());
+            Failure::new(FAILED, message, "check that path, or set BOOKEND_STORE to another directory")
+        };
+        let all = store.all().map_err(unreadable)?;
+        let ids = if args.all { all.clone() } else { store.living().map_err(unreadable)? };
+        hidden = if args.all { 0 } else { all.len().saturating_sub(ids.len()) };
         for id in ids.iter().take(args.limit.unwrap_or(usize::MAX)) {
             match reconcile::read(&store, id) {
                 Ok(reading) => {
@@ -33,7 +38,7 @@ pub fn run(args: &PsArgs) -> Result<Done, Failure> {
             }
         }
     }
-    print(args, &records, hidden);
+    print(args, &records, hidden)?;
     Ok(Done::with(0))
 }
 
@@ -49,15 +54,15 @@ fn note(id: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "bookend: note: run {id}: {why}");
 }
 
-fn print(args: &PsArgs, records: &[Record], hidden: usize) {
-    let mut out = std::io::stdout();
-    // A reader that went away has seen what it wanted.
-    let _ = if args.json {
-        writeln!(out, "{}", serde_json::json!({ "schema": SCHEMA, "runs": records }))
+fn print(args: &PsArgs, records: &[Record], hidden: usize) -> Result<(), Failure> {
+    let text = if args.json {
+        format!("{}\n", serde_json::json!({ "schema": SCHEMA, "runs": records }))
     } else {
-        out.write_all(table::runs(records, clock::now()).as_bytes())
+        table::runs(records, clock::now())
     };
+    super::print(text.as_bytes())?;
     if hidden > 0 && !args.json {
         let _ = writeln!(std::io::stderr(), "{hidden} finished; bookend ps -a lists them");
     }
+    Ok(())
 }

@@ -45,7 +45,7 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
 
 /// Lets go of what the caller left open, and makes own files private. Gives back the mask the command gets.
 fn shed_inheritance() -> u32 {
-    // SAFETY: plain system calls; nothing but the standard streams is open yet.
+    // SAFETY: a plain system call; nothing of ours but the standard streams is open yet.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     let private = nix::sys::stat::Mode::from_bits_truncate(0o077);
     nix::sys::stat::umask(private).bits()
@@ -112,10 +112,17 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
     if json {
         print_record(store, &id);
     }
-    if !quiet {
+    if !quiet || finished.trouble {
         say(&finished);
     }
     Ok(Done { code: finished.code, die_of: finished.die_of })
+}
+
+/// Says that something could not be put on standard output; the run itself is not hurt by that.
+fn report_unwritten(printed: Result<(), Failure>) {
+    if let Err(failure) = printed {
+        tell(&format!("bookend: note: {}", failure.message));
+    }
 }
 
 fn say(finished: &Finished) {
@@ -135,7 +142,7 @@ fn announce(args: &RunArgs, id: &RunId) {
         tell(&format!("bookend: run {id}"));
     }
     if args.print_id {
-        let _ = writeln!(std::io::stdout(), "{id}");
+        report_unwritten(super::print(format!("{id}\n").as_bytes()));
     }
     write_id_file(args, id);
 }
@@ -151,7 +158,7 @@ fn write_id_file(args: &RunArgs, id: &RunId) {
 fn print_record(store: &Store, id: &RunId) {
     let bytes = store.open_run(id).and_then(|dir| disk::read_at(dir, RECORD));
     if let Ok(bytes) = bytes {
-        let _ = std::io::stdout().write_all(&bytes);
+        report_unwritten(super::print(&bytes));
     }
 }
 
@@ -164,18 +171,18 @@ fn detached(args: RunArgs, prepared: Prepared, store: &Store) -> Result<Done, Fa
     })?;
     match split {
         Detached::Visible(trouble) if trouble.is_empty() => {
-            let _ = if args.json {
-                writeln!(
-                    std::io::stdout(),
-                    "{}",
-                    serde_json::json!({ "schema": SCHEMA, "run_id": id, "path": store.path.join("runs").join(id.as_str()) })
-                )
+            let path = store.path.join("runs").join(id.as_str());
+            let said = if args.json {
+                serde_json::json!({ "schema": SCHEMA, "run_id": id, "path": path }).to_string()
             } else {
-                writeln!(std::io::stdout(), "{id}")
+                id.to_string()
             };
+            if let Err(failure) = super::print(format!("{said}\n").as_bytes()) {
+                tell(&format!("bookend: note: run {id} goes on, but {}", failure.message));
+            }
             write_id_file(&args, &id);
             if !args.quiet {
-                let _ = writeln!(std::io::stderr(), "bookend: next: bookend logs -f {}", id.short());
+                tell(&format!("bookend: next: bookend logs -f {}", id.short()));
             }
             Ok(Done::with(0))
         }

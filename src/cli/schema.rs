@@ -1,16 +1,14 @@
 //! `bookend schema`.
 
-use std::io::Write;
-
-use super::Done;
 use super::args::{SchemaArgs, SchemaKind};
 use super::error::Failure;
+use super::{Done, print};
 use crate::model::record::{Record, TaskRecord};
 
 /// Prints a JSON Schema.
 ///
 /// # Errors
-/// None.
+/// As [`print`].
 pub fn run(args: &SchemaArgs) -> Result<Done, Failure> {
     let mut schema = match args.kind {
         SchemaKind::Status | SchemaKind::Run => schemars::schema_for!(Record),
@@ -26,12 +24,18 @@ pub fn run(args: &SchemaArgs) -> Result<Done, Failure> {
         demand_an_end(&mut schema);
     }
     let text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-    let _ = writeln!(std::io::stdout(), "{text}");
+    print(format!("{text}\n").as_bytes())?;
     Ok(Done::with(0))
 }
 
-/// A final record says how the run ended, and who wrote it.
+/// A final record says how the run ended, when or between when, and who wrote it.
 fn demand_an_end(schema: &mut schemars::Schema) {
+    let over = serde_json::json!({ "enum": ["completed", "failed", "stopped", "lost"] });
+    if let Some(properties) = schema.ensure_object().get_mut("properties").and_then(|p| p.as_object_mut()) {
+        properties.insert("status".to_owned(), over);
+    }
+    let seen = ["completed_at", "ended_between"].map(|name| serde_json::json!({ "required": [name] }));
+    schema.ensure_object().insert("anyOf".to_owned(), seen.to_vec().into());
     let required = schema.ensure_object().entry("required").or_insert_with(|| serde_json::json!([]));
     if let Some(list) = required.as_array_mut() {
         list.extend(["exit_reason", "wrapper_exit_code", "author"].map(Into::into));

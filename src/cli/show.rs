@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use super::Done;
 use super::args::ShowArgs;
 use super::error::{FAILED, Failure};
 use super::logs::open_store;
+use super::{Done, print};
 use crate::clock;
 use crate::disk;
 use crate::guard::reconcile::{self, Reading};
@@ -30,14 +30,13 @@ pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
         let Reading::Unclear(_, why) = &reading else { return Ok(Done::with(0)) };
         return Err(Failure::new(FAILED, format!("reading run {id}: {why}"), "look at its files by hand"));
     };
-    let mut out = std::io::stdout();
     if args.json {
-        let _ = writeln!(out, "{}", serde_json::to_string(record).unwrap_or_default());
+        print(format!("{}\n", serde_json::to_string(record).unwrap_or_default()).as_bytes())?;
         return Ok(Done::with(0));
     }
     let dir = store.path.join("runs").join(id.as_str());
     let text = show::run(record, clock::now(), &dir.to_string_lossy(), &tail(&store, &id));
-    let _ = out.write_all(text.as_bytes());
+    print(text.as_bytes())?;
     if let Reading::Unclear(_, why) = &reading {
         let _ = writeln!(std::io::stderr(), "bookend: note: {why}");
     }

@@ -1,14 +1,14 @@
 //! `bookend wait`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Done;
 use super::args::WaitArgs;
 use super::error::{FAILED, Failure};
 use super::logs::{Watch, open_store};
+use super::{Done, print};
 use crate::guard::reconcile::{self, Reading};
 use crate::model::record::Record;
 use crate::view::words;
@@ -29,7 +29,7 @@ pub fn run(args: &WaitArgs) -> Result<Done, Failure> {
         match reconcile::read(&store, &id)? {
             Reading::Final(record) => {
                 bar.finish_and_clear();
-                return Ok(finish(args, &record));
+                return finish(args, &record);
             }
             Reading::Unclear(_, why) => {
                 let hint = format!("bookend show {}", id.short());
@@ -55,9 +55,9 @@ fn spinner() -> ProgressBar {
     bar
 }
 
-fn finish(args: &WaitArgs, record: &Record) -> Done {
+fn finish(args: &WaitArgs, record: &Record) -> Result<Done, Failure> {
     if args.json {
-        let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string(record).unwrap_or_default());
+        print(format!("{}\n", serde_json::to_string(record).unwrap_or_default()).as_bytes())?;
     }
-    Done::with(record.wrapper_exit_code.unwrap_or(super::error::INTERNAL))
+    Ok(Done::with(record.wrapper_exit_code.unwrap_or(super::error::INTERNAL)))
 }

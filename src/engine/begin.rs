@@ -402,7 +402,10 @@ fn publish(hands: &mut Hands) -> std::io::Result<()> {
     if let Some(ends) = &hands.ends {
         settle_in(&hands.plan, ends)?;
     }
-    let _ = nix::unistd::chdir("/");
+    // A directory that was removed under the caller has no path to come back by: there the keeper stays.
+    if hands.plan.command.cwd.is_absolute() {
+        let _ = nix::unistd::chdir("/");
+    }
     hands.guard.arm(Author::Keeper);
     let me = identity::own_stat();
     hands.guard.record.owner.pid = identity::own_pid();

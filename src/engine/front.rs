@@ -36,6 +36,8 @@ pub struct Finished {
     pub die_of: Option<i32>,
     /// Lines for the person at the terminal.
     pub verdict: String,
+    /// Whether they are said even to one who asked for quiet: the command was not run as it was meant to be.
+    pub trouble: bool,
     /// What the system said when the run could not begin.
     pub refused: Option<i32>,
 }
@@ -175,6 +177,7 @@ pub fn finished_by_record(hands: &mut Hands) -> Finished {
         code,
         die_of: die_of(&record),
         verdict: words::verdict(&record),
+        trouble: words::is_trouble(&record),
         refused: None,
     })
 }
@@ -419,7 +422,9 @@ impl Vigil<'_> {
     fn announce(&mut self) {
         if !self.announced {
             self.announced = true;
+            self.leave();
             (self.presence.on_published)();
+            self.enter();
         }
     }
 

@@ -391,7 +391,8 @@ impl Hands {
         let record = &self.guard.record;
         let die_of = super::takeover::die_of(record).filter(|_| sealed.code != 125);
         let verdict = words::verdict(record);
-        let finished = Finished { code: sealed.code, die_of, verdict, refused: None };
+        let trouble = words::is_trouble(record);
+        let finished = Finished { code: sealed.code, die_of, verdict, trouble, refused: None };
         self.guard.ledger.finished.set(&finished);
         self.backlog.flush_all(self.link.as_ref());
         sealed

@@ -131,6 +131,7 @@ impl Hands {
         }
         let intent = (number == libc::SIGTERM).then(|| self.intent()).flatten();
         let (cause, force) = intent.unwrap_or_else(|| (cause_of_signal(number, sender), count >= 2));
+        self.guard.event("stop_requested", &serde_json::json!({ "by": cause.by, "force": force }));
         self.queue.push_back(Event::Stop { cause, force });
     }
 
@@ -242,9 +243,9 @@ pub fn cause_of_signal(number: i32, sender: Option<(i32, u32)>) -> StopCause {
     let by = EndedBy {
         actor: if sender.is_some() { Actor::Process } else { Actor::Terminal },
         signal: Some(signal::name(number)),
-        pid: sender.map(|s| s.0),
+        pid: sender.map(|s| s.0).filter(|&pid| pid > 0),
         uid: sender.map(|s| s.1),
-        command: sender.and_then(|s| identity::command_name(s.0)),
+        command: sender.filter(|s| s.0 > 0).and_then(|s| identity::command_name(s.0)),
         reason: None,
     };
     let reason = ExitReason::of_stop_signal(number).unwrap_or(ExitReason::Terminated);

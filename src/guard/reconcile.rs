@@ -218,9 +218,10 @@ impl Evidence {
         if rebooted {
             words.push("the machine has been restarted since".to_owned());
         }
-        match self.spawned_pid {
+        let pid = self.spawned_pid.or(self.status.as_ref().and_then(|s| s.command.pid));
+        match pid {
             Some(pid) => words.push(format!("the command had been started as pid {pid}")),
-            None => words.push("the command had not been started".to_owned()),
+            None => words.push("nothing says that the command had been started".to_owned()),
         }
         let through_pipes = self.status.as_ref().is_some_and(|s| s.log.capture != Capture::File);
         if through_pipes && self.spawned_pid.is_some() {

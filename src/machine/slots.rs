@@ -62,12 +62,6 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Whether the command is starting or running.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        matches!(self.stage, Stage::Spawning | Stage::Running)
-    }
-
     /// When the time limit of `timeout_ms` is reached; never while paused.
     #[must_use]
     pub fn timeout_at(&self, timeout_ms: Option<u64>) -> Option<Moment> {

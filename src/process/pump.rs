@@ -10,7 +10,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use nix::errno::Errno;
 use nix::fcntl::SpliceFFlags;
 
 use crate::disk::{self, retry};
@@ -423,12 +422,6 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn link_of(handle: BorrowedFd<'_>) -> Option<String> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
     link.to_str().map(str::to_owned)
-}
-
-/// Whether an error means that the disk is full in one of its ways.
-#[must_use]
-pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
 }
 
 #[cfg(test)]

@@ -109,13 +109,13 @@ impl Store {
         if wanted == "latest" {
             return all.first().cloned().ok_or_else(nothing);
         }
-        let last = Path::new(wanted).file_name().and_then(|n| n.to_str()).unwrap_or(wanted);
-        let last = if wanted.contains('/') { last } else { wanted };
-        if let Some(id) = RunId::parse(last).filter(|id| all.contains(id)) {
+        if let Some(id) = self.by_path(wanted).or_else(|| RunId::parse(wanted)).filter(|id| all.contains(id))
+        {
             return Ok(id);
         }
-        let begins =
-            |id: &&RunId| !last.is_empty() && (id.as_str().starts_with(last) || id.short().starts_with(last));
+        let begins = |id: &&RunId| {
+            !wanted.is_empty() && (id.as_str().starts_with(wanted) || id.short().starts_with(wanted))
+        };
         let by_id: Vec<RunId> = all.iter().filter(begins).cloned().collect();
         let fitting = if by_id.is_empty() { self.named(&all, wanted) } else { by_id };
         match fitting.as_slice() {
@@ -123,6 +123,17 @@ impl Store {
             [one] => Ok(one.clone()),
             _ => Err(FindError::Ambiguous(wanted.to_owned(), fitting)),
         }
+    }
+
+    /// The run whose directory a path leads to, if it is one of this store.
+    fn by_path(&self, wanted: &str) -> Option<RunId> {
+        if !wanted.contains('/') && wanted != "." {
+            return None;
+        }
+        let path = Path::new(wanted).canonicalize().ok()?;
+        let runs = self.path.join(super::RUNS).canonicalize().ok()?;
+        let inside = path.parent() == Some(runs.as_path());
+        RunId::parse(path.file_name()?.to_str()?).filter(|_| inside)
     }
 
     fn named(&self, all: &[RunId], name: &str) -> Vec<RunId> {

@@ -41,6 +41,9 @@ pub fn run(record: &Record, now: Timestamp, dir: &str, tail: &str) -> String {
     }
     if let Some(error) = &record.error {
         line("error", quote::visible(&error.message));
+        if let Some(hint) = &error.detail {
+            line("hint", quote::visible(hint));
+        }
     }
     for step in &record.preflight {
         let detail = step.detail.as_deref().unwrap_or("ok");

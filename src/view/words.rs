@@ -134,11 +134,21 @@ pub fn verdict(record: &Record) -> String {
     if alive > 0 {
         text += &format!("\nbookend: {alive} process(es) could not be ended; `bookend show` lists them");
     }
+    if let Some(hint) = record.error.as_ref().and_then(|e| e.detail.as_ref()) {
+        text += &format!("\nbookend: hint: {}", quote::visible(hint));
+    }
     for what in &record.degraded {
         text += &format!("\nbookend: note: {}", quote::visible(what));
     }
     let command = if record.status == Status::Completed { "logs" } else { "show" };
     text + &format!("\nbookend: next: bookend {command} {}", record.run_id.short())
+}
+
+/// Whether a run ended by something other than what its command did or a person wanted.
+#[must_use]
+pub fn is_trouble(record: &Record) -> bool {
+    use ExitReason::{InternalError, PreflightFailed, SpawnFailed};
+    matches!(record.exit_reason, Some(InternalError | PreflightFailed | SpawnFailed))
 }
 
 /// What `verdict` says between the status and the duration.
