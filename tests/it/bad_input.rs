@@ -193,3 +193,22 @@ fn a_working_directory_that_was_removed() {
     assert_eq!(Some(i64::from(done.code.unwrap_or(-1))), record["wrapper_exit_code"].as_i64());
     world.assert_no_process_left();
 }
+
+#[test]
+fn values_of_env_are_not_noted() {
+    for flags in [["-e", "TOKEN=s3cr3t"], ["--env", "s3cr3t"]] {
+        let world = World::new();
+        let words = ["run", flags[0], flags[1], "--oops", "--", "true"];
+        assert_refused(&world, &world.bookend(words).run(), "--oops");
+        assert!(!world.attempts()[0].to_string().contains("s3cr3t"), "{:?}", world.attempts());
+    }
+    let world = World::new();
+    assert_refused(&world, &world.bookend(["run", "--env", "s3cr3t", "--", "true"]).run(), "KEY=VALUE");
+    assert!(!world.attempts()[0].to_string().contains("s3cr3t"), "{:?}", world.attempts());
+}
+
+#[test]
+fn a_command_without_its_dashes_is_told_where_they_go() {
+    let world = World::new();
+    assert_refused(&world, &world.bookend(["run", "ls", "-la"]).run(), "after two dashes");
+}

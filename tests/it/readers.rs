@@ -461,3 +461,29 @@ fn a_closed_pipe_ends_a_reader_quietly() {
         assert!(!told.contains("panicked") && !told.contains("error"), "{words:?}: {told}");
     }
 }
+
+#[test]
+fn a_path_names_the_run_it_leads_to_and_no_other() {
+    let world = World::new();
+    world.bookend(["run", "--quiet", "--", "true"]).run().assert_code(0);
+    let run = world.only_run();
+    let path = run.path.to_string_lossy().into_owned();
+    ask(&world, &["show", &path]).assert_code(0);
+    ask(&world, &["show", "."]).assert_code(3);
+    world.bookend(["show", "."]).cwd(&run.path).run().assert_code(0);
+    let elsewhere = format!("/nonexistent/{}", run.id());
+    ask(&world, &["kill", &elsewhere]).assert_code(3);
+    ask(&world, &["show", "/nonexistent/2"]).assert_code(3);
+}
+
+#[test]
+fn what_can_not_be_printed_is_a_failure() {
+    let world = World::new();
+    world.bookend(["run", "--quiet", "--", "true"]).run().assert_code(0);
+    for words in ["ps -a", "ps -a --json", "show latest", "schema", "wait --json latest"] {
+        let line = format!("exec {} {words} >/dev/full", env!("CARGO_BIN_EXE_bookend"));
+        let done = world.command("/bin/sh", ["-c", &line]).run();
+        done.assert_code(1);
+        assert!(done.err().contains("writing to standard output"), "{words}: {done:?}");
+    }
+}

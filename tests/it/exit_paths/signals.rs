@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::SECOND;
 use crate::expect::{Expect, Seen, start_ready};
-use crate::world::{LIMIT, World, eventually};
+use crate::world::{LIMIT, World, eventually, have};
 
 /// Starts a command that lives on, sends one signal to bookend, and checks the end.
 fn stop_by(signal: Signal) {
@@ -111,4 +111,21 @@ fn e66_a_stop_that_is_ignored_still_ends_in_time() {
     let done = world.run_artist(&flags, &["escape", "signal-proof"]).run();
     let expected = Expect::stopped("timed_out", 124, "bookend").exit(Seen::Signal(libc::SIGKILL));
     expected.within(5 * SECOND).check(&world, &done);
+}
+
+#[test]
+fn e58_as_the_first_process_of_a_namespace() {
+    let world = World::new();
+    if !have("unshare") {
+        return;
+    }
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let script = format!("kill -{signal} 1; exec sleep 5");
+        let namespace = ["-r", "-pf", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_bookend")];
+        let words = ["run", "--", "sh", "-c", &script];
+        // No signal with its default disposition ends such a process: the code has to say it.
+        world.command("unshare", namespace.iter().chain(&words)).run().assert_code(code);
+    }
+    let ends: Vec<_> = world.runs().iter().map(|run| run.run_json()["wrapper_exit_code"].clone()).collect();
+    assert_eq!(ends, [143, 130]);
 }
