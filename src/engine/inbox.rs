@@ -199,7 +199,7 @@ impl Hands {
             Incoming::Gone => {
                 self.link = None;
                 self.partner_below = None;
-                let evidence = "the other bookend was killed";
+                let evidence = "the other bookend is gone; how it ended could not be seen";
                 self.guard.record.evidence.push(evidence.to_owned());
                 self.guard.event("partner_died", &serde_json::json!({}));
                 self.queue.push_back(Event::PartnerDied(wrapper_died(evidence)));

@@ -216,7 +216,7 @@ fn cause_of_death(how: Option<&Exit>, panic: Option<String>) -> StopCause {
                 panic.unwrap_or_else(|| format!("the keeper ended with code {code} without sealing the run"));
             internal_error(why)
         }
-        _ => wrapper_died("the other bookend was killed"),
+        _ => wrapper_died("the other bookend is gone; how it ended could not be seen"),
     }
 }
 
