@@ -40,7 +40,7 @@ pub fn run(args: &KillArgs) -> Result<Done, Failure> {
             signal_owner(&record, &id)
         }
         Reading::Orphaned(..) => {
-            reconcile::kill_orphan(&store, &id, by(args))?;
+            reconcile::kill_orphan(&store, &id, by(args), args.force)?;
             say(&format!("run {id} had lost its bookends; what was left of it is ended"));
             Ok(Done::with(0))
         }

@@ -75,23 +75,47 @@ pub fn read(store: &Store, id: &RunId) -> io::Result<Reading> {
     })
 }
 
-/// Ends what is left of an orphaned run and seals it as killed.
+/// Ends what is left of an orphaned run and seals it as killed. Unless it is forced, what is left is asked first and
+/// has the run's grace period.
 ///
 /// # Errors
 /// As opening the run's directory; `WouldBlock` when another process is sealing it.
-pub fn kill_orphan(store: &Store, id: &RunId, by: EndedBy) -> io::Result<Reading> {
+pub fn kill_orphan(store: &Store, id: &RunId, by: EndedBy, force: bool) -> io::Result<Reading> {
     let dir = store.open_run(id)?;
     let lock = disk::open_at(&dir, LOCK)?;
     if !disk::try_lock(&lock)? {
         return Err(io::Error::from(io::ErrorKind::WouldBlock));
     }
     let mut evidence = Evidence::gather(&dir, id);
-    let alive = evidence.alive.clone();
+    // What they are is asked while they can still say it.
+    evidence.leftovers = evidence.alive.iter().map(|p| as_leftover(p, Fate::Alive)).collect();
     let marks = evidence.marks(id);
+    if !force {
+        tree::signal_all(None, &evidence.alive, libc::SIGTERM);
+        wait_for_the_end(&marks, evidence.status.as_ref().map_or(0, |s| s.plan.grace_ms));
+        settle(&mut evidence.leftovers, Fate::Terminated);
+    }
     tree::kill_all(|| tree::remains(&marks, &[]));
-    let fate = |p: &Stat| if identity::is_alive(p.pid, p.start_time) { Fate::Alive } else { Fate::Killed };
-    evidence.leftovers = alive.iter().map(|p| as_leftover(p, fate(p))).collect();
+    settle(&mut evidence.leftovers, Fate::Killed);
     Ok(seal(store, id, dir, lock, evidence, Some(by)))
+}
+
+/// Waits until nothing of a run is left, at most for the grace period.
+fn wait_for_the_end(marks: &tree::Marks, grace_ms: u64) {
+    const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+    let until = clock::moment().plus_ms(grace_ms);
+    while clock::moment() < until && !tree::remains(marks, &[]).is_empty() {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Notes the fate of those that have ended since.
+fn settle(leftovers: &mut [Leftover], fate: Fate) {
+    for left in leftovers.iter_mut().filter(|l| l.fate == Fate::Alive) {
+        if !identity::is_alive(left.pid, left.start_time) {
+            left.fate = fate;
+        }
+    }
 }
 
 fn status_of(dir: &OwnedFd) -> Option<Box<Record>> {

@@ -224,6 +224,7 @@ fn e60_both_are_killed_while_the_command_lives() {
     let expected = Expect::stopped("killed", 137, "user").author("reader").exit(Seen::Nothing);
     let record = expected.front_killed(libc::SIGKILL).check(&world, &running.wait());
     assert_eq!(record["ended_by"]["reason"], "nobody minds it");
-    assert_eq!(record["leftovers"][0]["fate"], "killed", "{record:#}");
+    assert_eq!(record["leftovers"][0]["fate"], "terminated", "{record:#}");
+    assert!(record["leftovers"][0]["argv"][1] == "linger", "{record:#}");
     world.bookend(["wait", &id]).run().assert_code(137);
 }
