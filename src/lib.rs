@@ -32,7 +32,8 @@
 //! - Nobody but [`guard`] has run.json created.
 //! - Nobody but [`process`] starts, signals or waits for processes, the fork of the bookends excepted.
 //! - Nobody but [`signals`] touches signal masks and dispositions, a starting command's own excepted.
-//! - Nothing ends the process but `main`, the keeper once it has sealed, and a partner that was forked to watch.
+//! - Nothing ends the process but `main`, the keeper once it has sealed, and a partner that was forked to watch
+//!   (and, in test builds, a failpoint that is told to).
 //! - No reader repairs a run whose lock is held. No signal goes to an id of 1 or less.
 //! - There are no threads in `run`, and no timer but the two bookends' poll time-outs; the keeper's is
 //!   [`machine::RunMachine::deadline`]. While nothing happens neither wakes.
