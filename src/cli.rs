@@ -4,6 +4,7 @@ pub mod args;
 pub mod error;
 pub mod kill;
 pub mod logs;
+pub mod pick;
 pub mod plan;
 pub mod ps;
 pub mod quick;
@@ -19,6 +20,8 @@ use clap::Parser;
 
 use crate::clock;
 use crate::store::Store;
+use crate::terminal;
+use crate::view::Look;
 use args::{Cli, Command};
 use error::Failure;
 
@@ -59,6 +62,17 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|failure| failure.report())
+}
+
+/// How things are shown to whoever reads our standard output now.
+#[must_use]
+pub fn look() -> Look {
+    Look {
+        now: clock::now(),
+        offset_seconds: clock::local_offset_seconds(),
+        width: terminal::width(),
+        colour: terminal::wants_colour(),
+    }
 }
 
 /// Prints what a command is asked for on standard output. A reader that went away has seen what it wanted.

@@ -25,6 +25,12 @@ pub fn moment() -> Moment {
     })
 }
 
+/// Seconds that local time is ahead of UTC now; zero where that can not be found out.
+#[must_use]
+pub fn local_offset_seconds() -> i32 {
+    time::UtcOffset::current_local_offset().map_or(0, time::UtcOffset::whole_seconds)
+}
+
 /// Thirty-two random bits for an id.
 #[must_use]
 pub fn random() -> u32 {

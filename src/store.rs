@@ -2,6 +2,7 @@
 
 pub mod list;
 pub mod run_dir;
+pub mod watch;
 
 use std::env::{self, VarError};
 use std::ffi::OsString;

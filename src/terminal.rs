@@ -1,7 +1,7 @@
 //! The caller's terminal: its modes, and giving them back.
 
 use std::cell::Cell;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,6 +79,20 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         self.restore();
     }
+}
+
+/// Columns of the terminal that standard output is; none where it is something else.
+#[must_use]
+pub fn width() -> Option<usize> {
+    let out = io::stdout();
+    let size = crate::process::pty::size(out.as_fd()).filter(|_| out.is_terminal())?;
+    Some(size.ws_col.into()).filter(|&columns| columns > 0)
+}
+
+/// Whether what is printed on standard output should be coloured: a terminal, and nothing in the environment against it.
+#[must_use]
+pub fn wants_colour() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Says something to the person, unless whoever reads standard error has not read for too long: bookend must not

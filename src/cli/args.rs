@@ -1,4 +1,5 @@
-//! Arguments as they are typed.
+//! Arguments as they are typed: the commands, the arguments of `run`, and how values are read. Those of every other
+//! command stand in its own file.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +7,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::kill::KillArgs;
+use super::logs::LogsArgs;
+use super::ps::PsArgs;
+use super::schema::SchemaArgs;
+use super::show::ShowArgs;
+use super::wait::WaitArgs;
 use crate::model::plan::Durability;
+use crate::model::time::When;
 
 /// Every run gets a beginning and an end: a true final record for agents and long commands.
 #[derive(Debug, Parser)]
@@ -128,98 +136,6 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// Arguments of `ps`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  bookend ps                 the living
-  bookend ps -a              all
-  bookend ps -a --json | jq -r '.runs[] | select(.status == \"failed\") | .run_id'")]
-pub struct PsArgs {
-    /// List finished runs too
-    #[arg(short, long)]
-    pub all: bool,
-    /// At most this many, the newest
-    #[arg(short = 'n', long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// Print one JSON document
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `show`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  bookend show latest
-  bookend show nightly --json | jq .exit_reason")]
-pub struct ShowArgs {
-    /// The run: an id or its beginning, its last part, its name, `latest`, or a run directory
-    pub run: String,
-    /// Print the record as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `logs`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  bookend logs latest
-  bookend logs -f 4k7")]
-pub struct LogsArgs {
-    /// The run
-    pub run: String,
-    /// Go on as the log grows, until the run ends
-    #[arg(short, long)]
-    pub follow: bool,
-}
-
-/// Arguments of `wait`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  bookend wait latest && echo fine")]
-pub struct WaitArgs {
-    /// The run
-    pub run: String,
-    /// Print the record as JSON once it is over
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `kill`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  bookend kill --reason 'wrong branch' latest
-  bookend kill --force 4k7")]
-pub struct KillArgs {
-    /// The run
-    pub run: String,
-    /// Why; it goes into the record
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// Kill at once, without a grace period
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// Record files with a schema.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum SchemaKind {
-    /// status.json
-    Status,
-    /// run.json
-    #[default]
-    Run,
-    /// task.json
-    Task,
-}
-
-/// Arguments of `schema`.
-#[derive(Debug, Args)]
-pub struct SchemaArgs {
-    /// Which file's
-    #[arg(value_enum, default_value_t)]
-    pub kind: SchemaKind,
-}
-
 pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -232,6 +148,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds.into()));
     }
     humantime::parse_duration(text).map_err(|e| format!("{e}; write e.g. 90s, 10m, 2h"))
+}
+
+pub(super) fn when(text: &str) -> Result<When, String> {
+    When::parse(text).ok_or_else(|| "write e.g. 90m, 2h, 30d, 2026-11-21, 2026-11-21T08:30:00Z".to_owned())
 }
 
 pub(super) fn size(text: &str) -> Result<u64, String> {

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
+use clap::Args;
+
 use super::Done;
-use super::args::KillArgs;
 use super::error::{FAILED, Failure};
-use super::logs::open_store;
+use super::pick;
 use crate::clock;
 use crate::disk::{self, Access};
 use crate::guard::reconcile::{self, Reading};
@@ -17,13 +18,28 @@ use crate::store::Store;
 use crate::store::run_dir::INTENT;
 use crate::view::words;
 
+/// Arguments of `kill`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend kill --reason 'wrong branch' latest
+  bookend kill --force 4k7")]
+pub struct KillArgs {
+    /// The run
+    pub run: String,
+    /// Why; it goes into the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Kill at once, without a grace period
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Stops a run: the intent first, so that who and why are in its record, then the signal.
 ///
 /// # Errors
 /// No such run, or one that can not be reached from here.
 pub fn run(args: &KillArgs) -> Result<Done, Failure> {
-    let store = open_store(&args.run)?;
-    let id = store.find(&args.run)?;
+    let (store, id) = pick::one(&args.run)?;
     match reconcile::read(&store, &id)? {
         Reading::Final(record) => {
             say(&format!("run {id} is over already: {}", words::end(&record)));

@@ -2,23 +2,32 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-
 use super::Done;
-use super::args::LogsArgs;
-use super::error::{Failure, NO_SUCH_RUN};
+use super::error::Failure;
+use super::pick;
 use crate::disk;
 use crate::guard::reconcile::{self, Reading};
-use crate::model::id::RunId;
 use crate::model::record::Record;
 use crate::process::pump;
-use crate::store::Store;
 use crate::store::run_dir::LOG;
+use crate::store::watch::Watch;
+use clap::Args;
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend logs latest
+  bookend logs -f 4k7")]
+pub struct LogsArgs {
+    /// The run
+    pub run: String,
+    /// Go on as the log grows, until the run ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 64 * 1024;
@@ -30,8 +39,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// No such run, or a log that can not be read.
 pub fn run(args: &LogsArgs) -> Result<Done, Failure> {
-    let store = open_store(&args.run)?;
-    let id = store.find(&args.run)?;
+    let (store, id) = pick::one(&args.run)?;
     let log = store.open_run(&id).and_then(|dir| disk::open_at(dir, LOG));
     let log = log.map_err(|e| {
         Failure::new(
@@ -53,20 +61,6 @@ pub fn run(args: &LogsArgs) -> Result<Done, Failure> {
         }
         watch.wait(LOOK_AGAIN);
     }
-}
-
-/// Opens the store, or says that there is no such run where there is no store.
-///
-/// # Errors
-/// As [`Store::open_existing`].
-pub fn open_store(wanted: &str) -> Result<Store, Failure> {
-    Store::open_existing()?.ok_or_else(|| {
-        Failure::new(
-            NO_SUCH_RUN,
-            format!("no run is called {wanted:?}: there is no store yet"),
-            "bookend run makes one",
-        )
-    })
 }
 
 struct Printer {
@@ -126,30 +120,4 @@ impl Printer {
 
 fn tell(bytes: u64) {
     let _ = writeln!(io::stderr(), "bookend: note: {bytes} bytes were dropped here to keep the log's limit");
-}
-
-/// A watch on a run's directory.
-pub struct Watch(Option<Inotify>);
-
-impl Watch {
-    /// Watches the files of a run.
-    #[must_use]
-    pub fn of_run(store: &Store, id: &RunId) -> Self {
-        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok().filter(|watch| {
-            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            watch.add_watch(&store.path.join("runs").join(id.as_str()), flags).is_ok()
-        });
-        Self(watch)
-    }
-
-    /// Waits until something changes, at most for a while.
-    pub fn wait(&self, longest: Duration) {
-        let Some(watch) = &self.0 else {
-            std::thread::sleep(longest.min(Duration::from_millis(200)));
-            return;
-        };
-        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX));
-        let _ = watch.read_events();
-    }
 }

@@ -2,14 +2,33 @@
 
 use std::io::Write;
 
+use clap::Args;
+
 use super::Done;
-use super::args::PsArgs;
 use super::error::{FAILED, Failure};
 use crate::clock;
 use crate::guard::reconcile::{self, Reading};
 use crate::model::record::{Record, SCHEMA};
 use crate::store::Store;
 use crate::view::table;
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend ps                 the living
+  bookend ps -a              all
+  bookend ps -a --json | jq -r '.runs[] | select(.status == \"failed\") | .run_id'")]
+pub struct PsArgs {
+    /// List finished runs too
+    #[arg(short, long)]
+    pub all: bool,
+    /// At most this many, the newest
+    #[arg(short = 'n', long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Lists runs, newest first.
 ///

@@ -1,9 +1,30 @@
 //! `bookend schema`.
 
-use super::args::{SchemaArgs, SchemaKind};
+use clap::{Args, ValueEnum};
+
 use super::error::Failure;
 use super::{Done, print};
 use crate::model::record::{Record, TaskRecord};
+
+/// Record files with a schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaKind {
+    /// status.json
+    Status,
+    /// run.json
+    #[default]
+    Run,
+    /// task.json
+    Task,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Which file's
+    #[arg(value_enum, default_value_t)]
+    pub kind: SchemaKind,
+}
 
 /// Prints a JSON Schema.
 ///

@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use super::args::ShowArgs;
+use clap::Args;
+
 use super::error::{FAILED, Failure};
-use super::logs::open_store;
+use super::pick;
 use super::{Done, print};
 use crate::clock;
 use crate::disk;
@@ -15,6 +16,19 @@ use crate::store::Store;
 use crate::store::run_dir::LOG;
 use crate::view::show;
 
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend show latest
+  bookend show nightly --json | jq .exit_reason")]
+pub struct ShowArgs {
+    /// The run: an id or its beginning, its last part, its name, `latest`, or a run directory
+    pub run: String,
+    /// Print the record as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The most of the log's end that is looked at.
 const TAIL_BYTES: u64 = 4096;
 
@@ -23,8 +37,7 @@ const TAIL_BYTES: u64 = 4096;
 /// # Errors
 /// No such run, or one that can not be read.
 pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
-    let store = open_store(&args.run)?;
-    let id = store.find(&args.run)?;
+    let (store, id) = pick::one(&args.run)?;
     let reading = reconcile::read(&store, &id)?;
     let Some(record) = reading.record() else {
         let Reading::Unclear(_, why) = &reading else { return Ok(Done::with(0)) };

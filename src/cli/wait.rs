@@ -3,15 +3,28 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::args::WaitArgs;
 use super::error::{FAILED, Failure};
-use super::logs::{Watch, open_store};
+use super::pick;
 use super::{Done, print};
 use crate::guard::reconcile::{self, Reading};
 use crate::model::record::Record;
+use crate::store::watch::Watch;
 use crate::view::words;
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bookend wait latest && echo fine")]
+pub struct WaitArgs {
+    /// The run
+    pub run: String,
+    /// Print the record as JSON once it is over
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Even without a sign of a change the run is looked at this often: both its bookends may have been killed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -21,8 +34,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// No such run, or one that can not be read.
 pub fn run(args: &WaitArgs) -> Result<Done, Failure> {
-    let store = open_store(&args.run)?;
-    let id = store.find(&args.run)?;
+    let (store, id) = pick::one(&args.run)?;
     let watch = Watch::of_run(&store, &id);
     let bar = spinner();
     loop {

@@ -90,6 +90,40 @@ impl JsonSchema for Timestamp {
     }
 }
 
+/// A moment as people give it: how long ago, or when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So long before now.
+    Ago(Duration),
+    /// A point in time.
+    At(Timestamp),
+}
+
+impl When {
+    /// Reads `90s`, `2h`, `30d`, or an RFC 3339 time stamp, or a day such as `2026-11-21`, which begins at midnight
+    /// UTC.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(ago) = humantime::parse_duration(text) {
+            return Some(Self::Ago(ago));
+        }
+        let whole = if text.len() == "2026-11-21".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        Timestamp::parse(&whole).map(Self::At)
+    }
+
+    /// The point in time that is meant, seen from `now`.
+    #[must_use]
+    pub fn seen_from(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(ago) => {
+                let ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+                Timestamp::from_unix_ms(now.unix_ms().saturating_sub(ms))
+            }
+            Self::At(at) => at,
+        }
+    }
+}
+
 /// A reading of the monotonic clock, in milliseconds; only differences mean anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
@@ -111,6 +145,17 @@ impl Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_moments_as_people_give_them() {
+        let now = Timestamp::from_unix_ms(1_795_266_300_000);
+        let seen = |text: &str| When::parse(text).map(|when| when.seen_from(now).to_string());
+        assert_eq!(seen("2h").as_deref(), Some("2026-11-21T11:05:00.000Z"));
+        assert_eq!(seen("2026-11-20").as_deref(), Some("2026-11-20T00:00:00.000Z"));
+        assert_eq!(seen("2026-11-20T10:00:00+01:00").as_deref(), Some("2026-11-20T09:00:00.000Z"));
+        assert_eq!(seen("999999999999d").as_deref(), Some("0000-01-01T00:00:00.000Z"));
+        assert_eq!((seen("yesterday"), seen("")), (None, None));
+    }
 
     #[test]
     fn prints_and_reads_fixed_width() {
