@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit code out.
 
+pub mod annotate;
 pub mod args;
 pub mod error;
 pub mod kill;
@@ -59,6 +60,11 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
         Command::Logs(args) => logs::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Kill(args) => kill::run(&args),
+        Command::Rename(args) => annotate::rename(&args),
+        Command::Label(args) => annotate::label(&args),
+        Command::Pin(args) => annotate::pin(&args, true),
+        Command::Unpin(args) => annotate::pin(&args, false),
+        Command::Note(args) => annotate::note(&args),
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|failure| failure.report())
@@ -73,6 +79,11 @@ pub fn look() -> Look {
         width: terminal::width(),
         colour: terminal::wants_colour(),
     }
+}
+
+/// Says something to the person, on standard error.
+pub fn say(text: &str) {
+    terminal::say(&format!("bookend: {text}\n"));
 }
 
 /// Prints what a command is asked for on standard output. A reader that went away has seen what it wanted.

@@ -10,7 +10,8 @@
 //! Imports go downward only; `tests/it/layers.rs` holds that.
 //!
 //! 1. **Words** ([`model`]): ids, times, plans, ends, records. Values only.
-//! 2. **Decisions**, pure: [`machine`] (event in, effects out) and [`view`] (records into words).
+//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`query`] (which runs are meant) and [`view`]
+//!    (records into words).
 //! 3. **Hands**, the only modules that touch the world: [`clock`], [`disk`], [`ledger`] (memory that both bookends
 //!    share), [`signals`], [`terminal`], [`process`] (spawn, wait, signal, pump), [`store`] (run directories),
 //!    [`guard`] (sealing, the two bookends' link, reconciling). `failpoint` lets tests make them fail.
@@ -48,6 +49,7 @@ pub mod ledger;
 pub mod machine;
 pub mod model;
 pub mod process;
+pub mod query;
 pub mod signals;
 pub mod store;
 pub mod terminal;

@@ -1,6 +1,7 @@
 //! The store: where all runs of a user are kept, and how a run is found in it.
 
 pub mod list;
+pub mod notes;
 pub mod run_dir;
 pub mod watch;
 

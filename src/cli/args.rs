@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::annotate::{LabelArgs, NoteArgs, PinArgs, RenameArgs};
 use super::kill::KillArgs;
 use super::logs::LogsArgs;
 use super::ps::PsArgs;
@@ -46,6 +47,16 @@ pub enum Command {
     Wait(WaitArgs),
     /// Stop a run
     Kill(KillArgs),
+    /// Give a run another name
+    Rename(RenameArgs),
+    /// Set labels of a run, or take them away
+    Label(LabelArgs),
+    /// Keep runs from being cleaned or removed
+    Pin(PinArgs),
+    /// Let runs be cleaned again
+    Unpin(PinArgs),
+    /// Put a note on a run
+    Note(NoteArgs),
     /// Print the JSON Schema of a record file
     Schema(SchemaArgs),
 }

@@ -1,12 +1,12 @@
 //! `bookend kill`.
 
-use std::io::{self, Write};
+use std::io;
 
 use clap::Args;
 
-use super::Done;
 use super::error::{FAILED, Failure};
 use super::pick;
+use super::{Done, say};
 use crate::clock;
 use crate::disk::{self, Access};
 use crate::guard::reconcile::{self, Reading};
@@ -64,10 +64,6 @@ pub fn run(args: &KillArgs) -> Result<Done, Failure> {
             Err(Failure::new(FAILED, format!("stopping run {id}: {why}"), format!("bookend show {id}")))
         }
     }
-}
-
-fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "bookend: {text}");
 }
 
 fn by(args: &KillArgs) -> EndedBy {

@@ -261,12 +261,16 @@ fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
         leftovers: Vec::new(),
         log,
         resources: None,
+        usage: None,
         reconciled: None,
         degraded: Vec::new(),
         updated_at: None,
         last_output_at: None,
         paused_since: None,
         orphaned: None,
+        pinned: None,
+        notes: Vec::new(),
+        logs_removed_at: None,
         extra: serde_json::Map::new(),
     }
 }

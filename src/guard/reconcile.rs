@@ -11,6 +11,7 @@ use crate::clock;
 use crate::disk;
 use crate::machine::StopCause;
 use crate::model::id::RunId;
+use crate::model::notes;
 use crate::model::outcome::{Ending, ExitReason, exit_code};
 use crate::model::plan::Capture;
 use crate::model::record::{Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
@@ -19,7 +20,7 @@ use crate::process::identity::{self, Place, Stat};
 use crate::process::tree;
 use crate::store::Store;
 use crate::store::list::{Found, read_any, read_record};
-use crate::store::run_dir::{self, EVENTS, LOCK, LOG, RECORD, RunDir, STATUS};
+use crate::store::run_dir::{self, EVENTS, LOCK, LOG, NOTES, RECORD, RunDir, STATUS};
 
 /// What a reader knows of a run.
 #[derive(Debug)]
@@ -43,14 +44,30 @@ impl Reading {
             Self::Unclear(r, _) => r.as_deref(),
         }
     }
+
+    fn record_mut(&mut self) -> Option<&mut Record> {
+        match self {
+            Self::Final(r) | Self::Living(r) | Self::Orphaned(r, _) => Some(r),
+            Self::Unclear(r, _) => r.as_deref_mut(),
+        }
+    }
 }
 
-/// Reads a run and, where both bookends and the command are gone, seals it.
+/// Reads a run with what people noted on it and, where both bookends and the command are gone, seals it.
 ///
 /// # Errors
 /// As opening the run's directory.
 pub fn read(store: &Store, id: &RunId) -> io::Result<Reading> {
     let dir = store.open_run(id)?;
+    let notes = disk::read_at(&dir, NOTES).unwrap_or_default();
+    let mut reading = read_bare(store, id, dir)?;
+    if let Some(record) = reading.record_mut() {
+        notes::apply(&notes, record);
+    }
+    Ok(reading)
+}
+
+fn read_bare(store: &Store, id: &RunId, dir: OwnedFd) -> io::Result<Reading> {
     match read_record(&dir, RECORD) {
         Found::Whole(record) => return Ok(Reading::Final(Box::new(record))),
         Found::Torn(why) => return Ok(Reading::Unclear(status_of(&dir), format!("run.json is torn: {why}"))),

@@ -19,6 +19,17 @@ pub enum Mode {
     Unknown,
 }
 
+impl Mode {
+    /// The word as it stands in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// How the command's output gets into the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

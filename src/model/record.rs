@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::id::RunId;
+use super::notes::Note;
 use super::outcome::ExitReason;
 use super::plan::{Capture, Mode, Plan, Stdin};
 use super::status::Status;
 use super::time::Timestamp;
+use super::usage::Usage;
 
 /// The version of the format that this program writes.
 pub const SCHEMA: u32 = 1;
@@ -431,6 +433,9 @@ pub struct Record {
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// What it used of models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
     /// That a reader sealed it, and on what grounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconciled: Option<Reconciled>,
@@ -449,6 +454,15 @@ pub struct Record {
     /// Whether the command lives on although both bookends are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphaned: Option<bool>,
+    /// Whether it is kept from being cleaned. This and the next two are filled in by readers from notes.jsonl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
+    /// Notes of people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+    /// When its log was removed to save space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs_removed_at: Option<Timestamp>,
     /// Fields of later versions, kept.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -15,6 +15,9 @@ use time::format_description::well_known::Rfc3339;
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The beginning of Unix time.
+    pub const EPOCH: Self = Self(0);
+
     /// Makes a time stamp from milliseconds since the Unix epoch; values outside years 0-9999 are clamped.
     #[must_use]
     pub fn from_unix_ms(ms: i64) -> Self {
@@ -107,7 +110,8 @@ impl When {
         if let Ok(ago) = humantime::parse_duration(text) {
             return Some(Self::Ago(ago));
         }
-        let whole = if text.len() == "2026-11-21".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        let whole =
+            if text.len() == "2026-11-21".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
         Timestamp::parse(&whole).map(Self::At)
     }
 

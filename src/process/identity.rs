@@ -7,6 +7,12 @@ use nix::unistd::Pid;
 
 use crate::disk;
 
+/// Login name of the user this process acts for, where the system knows it.
+#[must_use]
+pub fn login_name() -> Option<String> {
+    nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name)
+}
+
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {

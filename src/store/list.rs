@@ -6,10 +6,11 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::run_dir::{RECORD, STATUS};
+use super::run_dir::{NOTES, RECORD, STATUS};
 use super::{LIVE, Store};
 use crate::disk;
 use crate::model::id::RunId;
+use crate::model::notes;
 use crate::model::record::Record;
 
 /// How many candidates an ambiguous name lists.
@@ -139,7 +140,9 @@ impl Store {
     fn named(&self, all: &[RunId], name: &str) -> Vec<RunId> {
         let is_named = |id: &&RunId| {
             let Ok(dir) = self.open_run(id) else { return false };
-            matches!(read_any(&dir), Found::Whole(record) if record.name.as_deref() == Some(name))
+            let Found::Whole(mut record) = read_any(&dir) else { return false };
+            notes::apply(&disk::read_at(&dir, NOTES).unwrap_or_default(), &mut record);
+            record.name.as_deref() == Some(name)
         };
         all.iter().filter(is_named).cloned().collect()
     }

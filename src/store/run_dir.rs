@@ -36,6 +36,8 @@ pub const TASK: &str = "task.json";
 pub const LOCK: &str = "lock";
 /// What `bookend kill` wants, for the keeper to read.
 pub const INTENT: &str = "kill.json";
+/// What people noted on it afterwards.
+pub const NOTES: &str = "notes.jsonl";
 /// Disk space set aside for the record.
 pub const RESERVE: &str = "reserve";
 /// Prefix of directories that are not published yet.
