@@ -356,7 +356,7 @@ impl RunMachine {
         self.status = Status::Stopping;
         self.cause = Some(cause.clone());
         let grace_ms = self.grace_ms(&cause);
-        out.push(Effect::Tell(Notice::Stopping { cause: cause.clone(), grace_ms }));
+        out.push(Effect::Tell(Notice::Stopping { cause: Box::new(cause.clone()), grace_ms }));
         out.push(Effect::SaveStatus { status: self.status, durable: true });
         for slot in 0..self.slots.len() {
             if self.slots[slot].stage == Stage::Running {

@@ -154,6 +154,17 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+pub(super) fn json_fields(text: &str) -> Result<super::ps::Fields, String> {
+    let known = super::schema::fields();
+    let fields: Vec<String> =
+        text.split(',').map(str::trim).filter(|f| !f.is_empty()).map(str::to_owned).collect();
+    let top = |path: &String| path.split('.').next().unwrap_or_default().to_owned();
+    match fields.iter().map(top).find(|top| !known.contains(top)) {
+        Some(other) => Err(format!("records have no field {other:?}; there are {}", known.join(", "))),
+        None => Ok(fields.into()),
+    }
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
@@ -161,6 +172,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write e.g. 90s, 10m, 2h"))
 }
 
+#[expect(dead_code, reason = "logs and clean come")]
 pub(super) fn when(text: &str) -> Result<When, String> {
     When::parse(text).ok_or_else(|| "write e.g. 90m, 2h, 30d, 2026-11-21, 2026-11-21T08:30:00Z".to_owned())
 }

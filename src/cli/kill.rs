@@ -73,6 +73,7 @@ fn by(args: &KillArgs) -> EndedBy {
         signal: None,
         pid: Some(parent),
         uid: Some(nix::unistd::getuid().as_raw()),
+        user: identity::login_name(),
         command: identity::command_name(parent),
         reason: args.reason.clone(),
     }

@@ -49,6 +49,14 @@ pub fn run(args: &SchemaArgs) -> Result<Done, Failure> {
     Ok(Done::with(0))
 }
 
+/// Names of the fields that a record can have.
+#[must_use]
+pub fn fields() -> Vec<String> {
+    let schema = schemars::schema_for!(Record);
+    let properties = schema.get("properties").and_then(|p| p.as_object());
+    properties.map(|p| p.keys().cloned().collect()).unwrap_or_default()
+}
+
 /// A final record says how the run ended, when or between when, and who wrote it.
 fn demand_an_end(schema: &mut schemars::Schema) {
     let over = serde_json::json!({ "enum": ["completed", "failed", "stopped", "lost"] });

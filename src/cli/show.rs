@@ -1,36 +1,41 @@
 //! `bookend show`.
 
-use std::io::Write;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::FileExt;
 
 use clap::Args;
 
 use super::error::{FAILED, Failure};
-use super::pick;
-use super::{Done, print};
-use crate::clock;
+use super::{Done, look, pick, print, say};
 use crate::disk;
 use crate::guard::reconcile::{self, Reading};
 use crate::model::id::RunId;
-use crate::store::Store;
 use crate::store::run_dir::LOG;
-use crate::view::show;
+use crate::store::{RUNS, Store};
+use crate::view::quote;
+use crate::view::show::{self, Files};
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   bookend show latest
-  bookend show nightly --json | jq .exit_reason")]
+  bookend show nightly --json | jq .exit_reason
+  bookend show latest --file diagnostics.md")]
 pub struct ShowArgs {
     /// The run: an id or its beginning, its last part, its name, `latest`, or a run directory
     pub run: String,
     /// Print the record as JSON
     #[arg(long)]
     pub json: bool,
+    /// Print one of the run's files
+    #[arg(long, value_name = "NAME", conflicts_with = "json")]
+    pub file: Option<String>,
 }
 
 /// The most of the log's end that is looked at.
 const TAIL_BYTES: u64 = 4096;
+/// Bytes that are copied at a time.
+const PIECE: usize = 64 * 1024;
 
 /// Shows one run.
 ///
@@ -38,22 +43,61 @@ const TAIL_BYTES: u64 = 4096;
 /// No such run, or one that can not be read.
 pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
     let (store, id) = pick::one(&args.run)?;
+    if let Some(name) = &args.file {
+        return print_file(&store, &id, name);
+    }
     let reading = reconcile::read(&store, &id)?;
     let Some(record) = reading.record() else {
         let Reading::Unclear(_, why) = &reading else { return Ok(Done::with(0)) };
-        return Err(Failure::new(FAILED, format!("reading run {id}: {why}"), "look at its files by hand"));
+        let hint = format!("look at its files in {}, or type bookend doctor --runs", path(&store, &id));
+        return Err(Failure::new(FAILED, format!("reading run {id}: {why}"), hint));
     };
     if args.json {
         print(format!("{}\n", serde_json::to_string(record).unwrap_or_default()).as_bytes())?;
-        return Ok(Done::with(0));
+    } else {
+        print(show::run(record, &look(), &files(&store, &id)).as_bytes())?;
     }
-    let dir = store.path.join("runs").join(id.as_str());
-    let text = show::run(record, clock::now(), &dir.to_string_lossy(), &tail(&store, &id));
-    print(text.as_bytes())?;
     if let Reading::Unclear(_, why) = &reading {
-        let _ = writeln!(std::io::stderr(), "bookend: note: {why}");
+        say(&format!("note: {why}"));
     }
     Ok(Done::with(0))
+}
+
+fn path(store: &Store, id: &RunId) -> String {
+    store.path.join(RUNS).join(id.as_str()).to_string_lossy().into_owned()
+}
+
+fn files(store: &Store, id: &RunId) -> Files {
+    let names = store.open_run(id).and_then(disk::names).unwrap_or_default();
+    let mut names: Vec<String> = names.into_iter().filter(|name| !name.starts_with('.')).collect();
+    names.sort_unstable();
+    Files { dir: path(store, id), names, tail: tail(store, id) }
+}
+
+/// Prints one of the run's files as it is.
+fn print_file(store: &Store, id: &RunId, name: &str) -> Result<Done, Failure> {
+    let failed = |e: io::Error| {
+        let names = files(store, id).names.join(", ");
+        Failure::new(FAILED, format!("reading {name} of run {id}: {e}"), format!("it has {names}"))
+    };
+    if name.contains('/') || name.starts_with('.') {
+        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+    }
+    let file = store.open_run(id).and_then(|dir| disk::open_at(dir, name)).map_err(failed)?;
+    let safe = io::stdout().is_terminal();
+    let (mut buffer, mut offset) = (vec![0; PIECE], 0);
+    loop {
+        let read = file.read_at(&mut buffer, offset).map_err(failed)?;
+        if read == 0 {
+            return Ok(Done::with(0));
+        }
+        offset += read as u64;
+        if safe {
+            print(quote::visible(&String::from_utf8_lossy(&buffer[..read])).as_bytes())?;
+        } else {
+            print(&buffer[..read])?;
+        }
+    }
 }
 
 /// The last lines of the log.
@@ -63,7 +107,7 @@ fn tail(store: &Store, id: &RunId) -> String {
     let from = size.saturating_sub(TAIL_BYTES);
     let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
     let read = log.read_at(&mut bytes, from).unwrap_or(0);
-    let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+    let text = quote::visible(&String::from_utf8_lossy(&bytes[..read]));
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(show::TAIL_LINES)..].join("\n")
 }

@@ -48,7 +48,7 @@ pub fn run(args: &WaitArgs) -> Result<Done, Failure> {
                 return Err(Failure::new(FAILED, format!("waiting for run {id}: {why}"), hint));
             }
             Reading::Living(record) | Reading::Orphaned(record, _) => {
-                bar.set_message(format!("{id} {}", words::state(&record, crate::clock::now())));
+                bar.set_message(format!("{id} {}", words::state(&record, &super::look())));
                 watch.wait(LOOK_AGAIN);
             }
         }

@@ -245,6 +245,7 @@ pub fn cause_of_signal(number: i32, sender: Option<(i32, u32)>) -> StopCause {
         signal: Some(signal::name(number)),
         pid: sender.map(|s| s.0).filter(|&pid| pid > 0),
         uid: sender.map(|s| s.1),
+        user: None,
         command: sender.filter(|s| s.0 > 0).and_then(|s| identity::command_name(s.0)),
         reason: None,
     };

@@ -10,7 +10,7 @@ pub enum Notice {
     /// A stop began; the command has `grace_ms` to end by itself.
     Stopping {
         /// Why.
-        cause: StopCause,
+        cause: Box<StopCause>,
         /// Milliseconds until SIGKILL.
         grace_ms: u64,
     },

@@ -82,6 +82,9 @@ pub struct EndedBy {
     /// User of that process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// Login name of that user, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Command name of that process, where it was still there to be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,

@@ -45,6 +45,12 @@ impl Timestamp {
         i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Self::from_unix_ms)
     }
 
+    /// Date and time on a clock that is so many seconds ahead of UTC.
+    pub(crate) fn local(self, offset_seconds: i32) -> OffsetDateTime {
+        let offset = time::UtcOffset::from_whole_seconds(offset_seconds).unwrap_or(time::UtcOffset::UTC);
+        self.civil().checked_to_offset(offset).unwrap_or(self.civil())
+    }
+
     pub(crate) fn civil(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)

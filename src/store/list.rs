@@ -118,7 +118,7 @@ impl Store {
             !wanted.is_empty() && (id.as_str().starts_with(wanted) || id.short().starts_with(wanted))
         };
         let by_id: Vec<RunId> = all.iter().filter(begins).cloned().collect();
-        let fitting = if by_id.is_empty() { self.named(&all, wanted) } else { by_id };
+        let fitting = if by_id.is_empty() { self.only_living(self.named(&all, wanted)) } else { by_id };
         match fitting.as_slice() {
             [] => Err(nothing()),
             [one] => Ok(one.clone()),
@@ -135,6 +135,13 @@ impl Store {
         let runs = self.path.join(super::RUNS).canonicalize().ok()?;
         let inside = path.parent() == Some(runs.as_path());
         RunId::parse(path.file_name()?.to_str()?).filter(|_| inside)
+    }
+
+    /// Of several runs of a name the one that lives, where only one does: it is the one that can be steered.
+    fn only_living(&self, named: Vec<RunId>) -> Vec<RunId> {
+        let living = self.living().unwrap_or_default();
+        let mut alive: Vec<RunId> = named.iter().filter(|id| living.contains(id)).cloned().collect();
+        if alive.len() == 1 { alive.split_off(0) } else { named }
     }
 
     fn named(&self, all: &[RunId], name: &str) -> Vec<RunId> {

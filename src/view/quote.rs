@@ -1,5 +1,7 @@
 //! Command lines and other people's text, made safe to print and to paste.
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 /// An argument as a POSIX shell would need it, control characters made visible.
 #[must_use]
 pub fn argument(arg: &str) -> String {
@@ -48,13 +50,28 @@ pub fn visible(text: &str) -> String {
         .collect()
 }
 
-/// Text cut to `width` characters.
+/// Text on one line: newlines and tabs are made visible too.
+#[must_use]
+pub fn visible_line(text: &str) -> String {
+    visible(&text.replace('\n', "\\n").replace('\t', "\\t"))
+}
+
+/// Text cut to `width` columns of a terminal.
 #[must_use]
 pub fn shortened(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if text.width() <= width {
         return text.to_owned();
     }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    let mut room = width.saturating_sub(1);
+    let fits = |c: &char| {
+        let needs = c.width().unwrap_or(0);
+        let enough = needs <= room;
+        room -= needs.min(room);
+        enough
+    };
+    let mut cut: String = text.chars().take_while(fits).collect();
+    cut.push('…');
+    cut
 }
 
 #[cfg(test)]
@@ -69,6 +86,8 @@ mod tests {
         assert_eq!(argument("it's"), r"'it'\''s'");
         assert_eq!(argument("\x1b[31m"), r"$'\x1b[31m'");
         assert_eq!(visible("a\x1b]52;c\x07\u{202e}\n"), "a<1b>]52;c<07><202e>\n");
+        assert_eq!(visible_line("a\nb\tc"), "a\\nb\\tc");
         assert_eq!(shortened("abcdef", 4), "abc…");
+        assert_eq!(shortened("日本語", 4), "日…");
     }
 }

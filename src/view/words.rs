@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::quote;
+use super::{Look, quote};
 use crate::model::outcome::ExitReason;
 use crate::model::record::{Actor, EndedBy, Exit, Fate, Leftover, Record};
 use crate::model::status::Status;
@@ -73,26 +73,73 @@ pub fn duration(d: Duration) -> String {
     }
 }
 
-/// What a run is or was, in a few words, e.g. `Exited (3) 2m 1s ago`.
+/// How long something is or was, as people say it, e.g. `2 hours`, `About a minute`.
 #[must_use]
-pub fn state(record: &Record, now: Timestamp) -> String {
-    let ago = |at: Timestamp| format!("{} ago", duration(now.since(at)));
-    let since = record.completed_at.map(ago).unwrap_or_default();
+pub fn roughly(d: Duration) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let some = |n: u64, unit: &str| if n == 1 { format!("1 {unit}") } else { format!("{n} {unit}s") };
+    match d.as_secs() {
+        0 => "Less than a second".to_owned(),
+        s if s < MINUTE => some(s, "second"),
+        s if s < 2 * MINUTE => "About a minute".to_owned(),
+        s if s < HOUR => some(s / MINUTE, "minute"),
+        s if s < 2 * HOUR => "About an hour".to_owned(),
+        s if s < 2 * DAY => some(s / HOUR, "hour"),
+        s if s < 14 * DAY => some(s / DAY, "day"),
+        s if s < 60 * DAY => some(s / (7 * DAY), "week"),
+        s if s < 2 * 365 * DAY => some(s / (30 * DAY), "month"),
+        s => some(s / (365 * DAY), "year"),
+    }
+}
+
+/// How long ago something was, e.g. `2 hours ago`.
+#[must_use]
+pub fn ago(at: Timestamp, look: &Look) -> String {
+    format!("{} ago", roughly(look.now.since(at)))
+}
+
+/// A point in time on the clock of whoever looks: `10:02` today, `20 Nov 10:02` on another day.
+#[must_use]
+pub fn clock(at: Timestamp, look: &Look) -> String {
+    let (then, today) = (at.local(look.offset_seconds), look.now.local(look.offset_seconds));
+    let hour = format!("{:02}:{:02}", then.hour(), then.minute());
+    match (then.date() == today.date(), then.year() == today.year()) {
+        (true, _) => hour,
+        (false, true) => format!("{} {} {hour}", then.day(), month(then)),
+        (false, false) => format!("{} {} {} {hour}", then.day(), month(then), then.year()),
+    }
+}
+
+fn month(at: time::OffsetDateTime) -> String {
+    at.month().to_string().chars().take(3).collect()
+}
+
+/// What a run is or was, in a few words, e.g. `Up 3 minutes`, `Exited (3) 2 hours ago`.
+#[must_use]
+pub fn state(record: &Record, look: &Look) -> String {
+    let up = || format!("Up {}", roughly(look.now.since(record.started_at)).to_lowercase());
     if record.orphaned == Some(true) {
         let pid = record.command.pid.map(|p| format!(", pid {p} alive")).unwrap_or_default();
         return format!("Orphaned{pid}");
     }
     match record.status {
         Status::Initializing => "Starting".to_owned(),
-        Status::Running if record.paused_since.is_some() => "Paused".to_owned(),
-        Status::Running => format!("Up {}", duration(now.since(record.started_at))),
+        Status::Running if record.paused_since.is_some() => format!("{} (Paused)", up()),
+        Status::Running => up(),
         Status::Stopping => "Stopping".to_owned(),
         Status::Lost => match record.ended_between {
-            Some([from, to]) => format!("Lost between {from} and {to}"),
+            Some([from, to]) => format!("Lost between {} and {}", clock(from, look), clock(to, look)),
             None => "Lost".to_owned(),
         },
         Status::Unknown => "Unknown".to_owned(),
-        Status::Completed | Status::Failed | Status::Stopped => format!("{} {since}", end(record)),
+        // Who and why say more than when.
+        Status::Stopped if record.exit_reason == Some(ExitReason::Killed) => end(record),
+        Status::Completed | Status::Failed | Status::Stopped => match record.completed_at {
+            Some(at) => format!("{} {}", end(record), ago(at, look)),
+            None => end(record),
+        },
     }
 }
 
@@ -103,15 +150,10 @@ pub fn end(record: &Record) -> String {
     match record.exit_reason {
         Some(ExitReason::Exited) => format!("Exited{code}"),
         Some(ExitReason::Signaled) => {
-            format!(
-                "Died of {}",
-                record.exit.as_ref().and_then(|e| e.signal_name.clone()).unwrap_or_default()
-            )
+            let name = record.exit.as_ref().and_then(|e| e.signal_name.clone()).unwrap_or_default();
+            format!("Died of {}", quote::visible_line(&name))
         }
-        Some(ExitReason::Killed) => {
-            let why = record.ended_by.as_ref().and_then(|b| b.reason.clone());
-            why.map_or("Killed".to_owned(), |w| format!("Killed: {}", quote::visible(&w)))
-        }
+        Some(ExitReason::Killed) => killed(record.ended_by.as_ref()),
         Some(reason) => {
             let word = reason.word().replace('_', " ");
             let mut letters = word.chars();
@@ -122,14 +164,22 @@ pub fn end(record: &Record) -> String {
     }
 }
 
+/// By whom a run was killed, and why, e.g. `Killed by alice: too slow`.
+fn killed(by: Option<&EndedBy>) -> String {
+    let Some(by) = by else { return "Killed".to_owned() };
+    let who = match (&by.user, by.uid) {
+        (Some(user), _) => format!(" by {}", quote::visible_line(user)),
+        (None, Some(uid)) => format!(" by user {uid}"),
+        (None, None) => String::new(),
+    };
+    let why = by.reason.as_ref().map(|why| format!(": {}", quote::visible_line(why))).unwrap_or_default();
+    format!("Killed{who}{why}")
+}
+
 /// The verdict that `run` ends with: how it ended, how long it took, and what to type next.
 #[must_use]
 pub fn verdict(record: &Record) -> String {
-    let took = record
-        .duration_seconds
-        .map(|s| format!(" after {}", duration(Duration::from_millis((s * 1000.0) as u64))))
-        .unwrap_or_default();
-    let mut text = format!("bookend: {}: {}{took}", record.status.word(), detail(record));
+    let mut text = format!("bookend: {}", judgement(record));
     let alive = record.leftovers.iter().filter(|l| l.fate == Fate::Alive).count();
     if alive > 0 {
         text += &format!("\nbookend: {alive} process(es) could not be ended; `bookend show` lists them");
@@ -142,6 +192,14 @@ pub fn verdict(record: &Record) -> String {
     }
     let command = if record.status == Status::Completed { "logs" } else { "show" };
     text + &format!("\nbookend: next: bookend {command} {}", record.run_id.short())
+}
+
+/// How a run ended and how long it took, e.g. `failed: exited with code 2 after 41.3s`.
+#[must_use]
+pub fn judgement(record: &Record) -> String {
+    let took = record.duration_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let took = took.map(|took| format!(" after {}", duration(took))).unwrap_or_default();
+    format!("{}: {}{took}", record.status.word(), detail(record))
 }
 
 /// Whether a run ended by something other than what its command did or a person wanted.

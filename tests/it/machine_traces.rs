@@ -233,7 +233,7 @@ impl Trace {
             }
             Effect::Tell(Notice::Stopping { cause, .. }) => {
                 assert!(self.cause.is_none(), "a second cause");
-                self.cause = Some(cause.clone());
+                self.cause = Some((**cause).clone());
                 self.stop_at = Some(self.now);
             }
             Effect::Signal(slot, number) => self.hit(*slot, *number),

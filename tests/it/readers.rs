@@ -91,7 +91,7 @@ fn show_tells_the_same_as_the_record() {
     assert_eq!(ask(&world, &["show", "latest", "--json"]).assert_code(0).json(), run.run_json());
     let shown = ask(&world, &["show", &short(&run)]);
     let out = shown.assert_code(0).out();
-    for text in [&run.id(), "Exited (0)", "echo ready", "over"] {
+    for text in [&run.id(), "Completed: exited with code 0", "echo ready", "over"] {
         assert!(out.contains(text), "{text:?} is not in\n{out}");
     }
 }
