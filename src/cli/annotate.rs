@@ -7,7 +7,6 @@ use clap::Args;
 use super::error::{FAILED, Failure};
 use super::{Done, pick, print, say};
 use crate::clock;
-use crate::guard::reconcile;
 use crate::model::id::RunId;
 use crate::model::notes::{Change, Entry};
 use crate::model::record::SCHEMA;
@@ -151,7 +150,7 @@ fn annotate(store: &Store, ids: &[RunId], change: &Change, json: bool, what: &st
 
 /// What people have given a run so far.
 fn had_now(store: &Store, id: &RunId) -> Result<serde_json::Value, Failure> {
-    let reading = reconcile::read(store, id)?;
+    let reading = pick::read(store, id)?;
     let Some(record) = reading.record() else { return Ok(serde_json::json!({ "run_id": id })) };
     Ok(serde_json::json!({
         "run_id": id, "name": record.name, "labels": record.labels,

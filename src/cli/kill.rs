@@ -40,7 +40,7 @@ pub struct KillArgs {
 /// No such run, or one that can not be reached from here.
 pub fn run(args: &KillArgs) -> Result<Done, Failure> {
     let (store, id) = pick::one(&args.run)?;
-    match reconcile::read(&store, &id)? {
+    match pick::read(&store, &id)? {
         Reading::Final(record) => {
             say(&format!("run {id} is over already: {}", words::end(&record)));
             Ok(Done::with(0))

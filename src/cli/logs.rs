@@ -9,7 +9,7 @@ use super::Done;
 use super::error::Failure;
 use super::pick;
 use crate::disk;
-use crate::guard::reconcile::{self, Reading};
+use crate::guard::reconcile::Reading;
 use crate::model::record::Record;
 use crate::process::pump;
 use crate::store::run_dir::LOG;
@@ -52,7 +52,7 @@ pub fn run(args: &LogsArgs) -> Result<Done, Failure> {
     let watch = Watch::of_run(&store, &id);
     loop {
         // Whether it is over is asked before the log is read, so that nothing can be added after the last look.
-        let reading = reconcile::read(&store, &id)?;
+        let reading = pick::read(&store, &id)?;
         if !printer.print(reading.record())? {
             return Ok(Done::with(0));
         }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::error::{FAILED, Failure};
 use super::{Done, look, pick, print, say};
 use crate::disk;
-use crate::guard::reconcile::{self, Reading};
+use crate::guard::reconcile::Reading;
 use crate::model::id::RunId;
 use crate::store::run_dir::LOG;
 use crate::store::{RUNS, Store};
@@ -46,7 +46,7 @@ pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
     if let Some(name) = &args.file {
         return print_file(&store, &id, name);
     }
-    let reading = reconcile::read(&store, &id)?;
+    let reading = pick::read(&store, &id)?;
     let Some(record) = reading.record() else {
         let Reading::Unclear(_, why) = &reading else { return Ok(Done::with(0)) };
         let hint = format!("look at its files in {}, or type bookend doctor --runs", path(&store, &id));

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::error::{FAILED, Failure};
 use super::pick;
 use super::{Done, print};
-use crate::guard::reconcile::{self, Reading};
+use crate::guard::reconcile::Reading;
 use crate::model::record::Record;
 use crate::store::watch::Watch;
 use crate::view::words;
@@ -38,7 +38,7 @@ pub fn run(args: &WaitArgs) -> Result<Done, Failure> {
     let watch = Watch::of_run(&store, &id);
     let bar = spinner();
     loop {
-        match reconcile::read(&store, &id)? {
+        match pick::read(&store, &id)? {
             Reading::Final(record) => {
                 bar.finish_and_clear();
                 return finish(args, &record);

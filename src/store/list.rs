@@ -13,9 +13,6 @@ use crate::model::id::RunId;
 use crate::model::notes;
 use crate::model::record::Record;
 
-/// How many candidates an ambiguous name lists.
-const CANDIDATES: usize = 10;
-
 /// Why a name does not stand for one run.
 #[derive(Debug, Error)]
 pub enum FindError {
@@ -23,19 +20,11 @@ pub enum FindError {
     #[error("no run is called {0:?} in {1}")]
     Nothing(String, String),
     /// Several fit.
-    #[error("{0:?} could be any of {count} runs: {list}", count = .1.len(), list = some(.1))]
+    #[error("{0:?} could be any of {count} runs", count = .1.len())]
     Ambiguous(String, Vec<RunId>),
     /// The store can not be read.
     #[error("reading {0}: {1}")]
     Io(String, io::Error),
-}
-
-fn some(ids: &[RunId]) -> String {
-    let mut list: Vec<&str> = ids.iter().take(CANDIDATES).map(RunId::as_str).collect();
-    if ids.len() > CANDIDATES {
-        list.push("...");
-    }
-    list.join(", ")
 }
 
 /// A file of a run as a reader finds it.

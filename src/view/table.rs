@@ -77,6 +77,16 @@ pub fn runs(records: &[Record], look: &Look, whole: bool) -> String {
     text
 }
 
+/// One line for each of the runs that a word could mean: id, state, command.
+#[must_use]
+pub fn candidates(records: &[Record], look: &Look) -> String {
+    let line = |r: &Record| {
+        let command = quote::shortened(&quote::command(&r.command.argv), COMMAND_WIDTH);
+        format!("  {}   {}   {command}", r.run_id, shortened(&words::state(r, look), STATE_WIDTH))
+    };
+    records.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Which columns there is room for.
 fn fitting(widths: &[usize], room: Option<usize>) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
