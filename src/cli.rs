@@ -20,6 +20,7 @@ use std::io::Write;
 use clap::Parser;
 
 use crate::clock;
+use crate::redact;
 use crate::store::Store;
 use crate::terminal;
 use crate::view::Look;
@@ -123,12 +124,13 @@ fn refuse(argv: &[OsString], error: &clap::Error) -> Done {
 pub fn note_attempt(argv: &[OsString], error: &str) {
     let first = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
     if let Ok(store) = Store::open_or_create() {
-        store.note_attempt(clock::now(), &without_values(argv), first);
+        store.note_attempt(clock::now(), &without_values(argv), &redact::text(first));
     }
 }
 
-/// A command line with the values of `--env` left out: only their names are ever stored.
-fn without_values(argv: &[OsString]) -> Vec<OsString> {
+/// A command line without the values of `--env`, of which only the names are ever stored, and without what looks like a
+/// secret elsewhere.
+fn without_values(argv: &[OsString]) -> Vec<String> {
     let name = |entry: &str| format!("{}=...", entry.split_once('=').map_or("", |(name, _)| name));
     let mut masked = Vec::with_capacity(argv.len());
     let (mut is_value, mut is_command) = (false, false);
@@ -143,7 +145,7 @@ fn without_values(argv: &[OsString]) -> Vec<OsString> {
         };
         is_command |= text == "--";
         is_value = !is_command && (text == "-e" || text == "--env");
-        masked.push(hidden.map_or_else(|| arg.clone(), OsString::from));
+        masked.push(hidden.unwrap_or_else(|| text.clone().into_owned()));
     }
-    masked
+    redact::argv(&masked).0
 }

@@ -10,7 +10,8 @@
 //! Imports go downward only; `tests/it/layers.rs` holds that.
 //!
 //! 1. **Words** ([`model`]): ids, times, plans, ends, records. Values only.
-//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`query`] (which runs are meant) and [`view`]
+//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`query`] (which runs are meant), [`redact`] (what is secret)
+//!    and [`view`]
 //!    (records into words).
 //! 3. **Hands**, the only modules that touch the world: [`clock`], [`disk`], [`ledger`] (memory that both bookends
 //!    share), [`signals`], [`terminal`], [`process`] (spawn, wait, signal, pump), [`store`] (run directories),
@@ -50,6 +51,7 @@ pub mod machine;
 pub mod model;
 pub mod process;
 pub mod query;
+pub mod redact;
 pub mod signals;
 pub mod store;
 pub mod terminal;

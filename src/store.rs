@@ -6,7 +6,6 @@ pub mod run_dir;
 pub mod watch;
 
 use std::env::{self, VarError};
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -185,9 +184,8 @@ impl Store {
     }
 
     /// Notes a command line that was refused, with why; what can not be noted is let go.
-    pub fn note_attempt(&self, at: crate::model::time::Timestamp, argv: &[OsString], error: &str) {
+    pub fn note_attempt(&self, at: crate::model::time::Timestamp, argv: &[String], error: &str) {
         use std::io::Write;
-        let argv: Vec<_> = argv.iter().map(|a| a.to_string_lossy()).collect();
         let cwd = env::current_dir().unwrap_or_default();
         let line = serde_json::json!({
             "schema": crate::model::record::SCHEMA, "at": at, "argv": argv, "cwd": cwd.to_string_lossy(), "error": error

@@ -16,6 +16,7 @@ use crate::engine::front::{Finished, Presence};
 use crate::model::id::RunId;
 use crate::model::plan::Plan;
 use crate::model::record::SCHEMA;
+use crate::redact;
 use crate::signals::Signals;
 use crate::store::run_dir::RECORD;
 use crate::store::{Store, is_set};
@@ -62,7 +63,8 @@ fn look_around(store: &Store, terminal: Option<&Terminal>) -> Surroundings {
 
 /// A run that could not begin leaves its record where it still can: on standard error.
 fn no_run(command: &[OsString], failure: Failure) -> Failure {
-    let argv: Vec<_> = command.iter().map(|a| a.to_string_lossy()).collect();
+    let said: Vec<String> = command.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let (argv, _) = redact::argv(&said);
     let line = serde_json::json!({
         "schema": SCHEMA, "status": "failed", "exit_reason": "internal_error", "wrapper_exit_code": INTERNAL,
         "at": crate::clock::now(), "error": { "message": failure.message }, "command": { "argv": argv }

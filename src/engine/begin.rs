@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::model::time::Timestamp;
 use crate::process::identity::{self, Place};
 use crate::process::pty::Pty;
 use crate::process::pump::{self, Pump};
+use crate::redact;
 use crate::signals::Signals;
 use crate::store::run_dir::{INDEX, LOG, PROMPT, RunDir, RunDirError};
 use crate::store::{RUNS, Store, StoreError};
@@ -202,8 +204,8 @@ fn create(store: &Store, plan: &Plan, now: Timestamp) -> Result<RunDir, BeginErr
 /// The record as far as it is known before the start.
 fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
     let spec = &plan.command;
-    let raw = spec.argv.iter().any(|a| a.to_str().is_none());
-    let argv = spec.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>();
+    let said: Vec<String> = spec.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let (argv, redacted) = redact::argv(&said);
     let place = Place::here();
     let log = LogInfo {
         path: LOG.to_owned(),
@@ -228,8 +230,9 @@ fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
         evidence: Vec::new(),
         error: None,
         command: CommandInfo {
+            argv_b64: raw_argv(&spec.argv, &said, &argv),
             argv,
-            argv_b64: raw.then(|| spec.argv.iter().map(|a| base64(a.as_bytes())).collect()),
+            redacted,
             shell: false,
             cwd: Utf8PathBuf::from(spec.cwd.to_string_lossy().into_owned()),
             env_names: spec.env.iter().map(|(n, _)| n.to_string_lossy().into_owned()).collect(),
@@ -277,6 +280,15 @@ fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
 
 fn engine() -> BTreeMap<String, String> {
     ENGINE.iter().filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?))).collect()
+}
+
+/// The raw bytes of every argument, where any is no UTF-8; those that hold a secret stay redacted.
+fn raw_argv(argv: &[OsString], said: &[String], clean: &[String]) -> Option<Vec<String>> {
+    let bytes = |((raw, said), clean): ((&OsString, &String), &String)| {
+        if said == clean { base64(raw.as_bytes()) } else { base64(clean.as_bytes()) }
+    };
+    let is_raw = argv.iter().any(|arg| arg.to_str().is_none());
+    is_raw.then(|| argv.iter().zip(said).zip(clean).map(bytes).collect())
 }
 
 /// Standard base64 with padding, for the few arguments that are no UTF-8.

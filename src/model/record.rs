@@ -131,8 +131,12 @@ pub struct ErrorInfo {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CommandInfo {
-    /// Program and arguments; bytes that are no UTF-8 are replaced here and kept in `argv_b64`.
+    /// Program and arguments; bytes that are no UTF-8 are replaced here and kept in `argv_b64`, and what looks like a
+    /// secret is replaced in both.
     pub argv: Vec<String>,
+    /// How many secrets were left out of `argv`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub redacted: u64,
     /// The raw bytes of every argument in base64, where any is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub argv_b64: Option<Vec<String>>,
@@ -152,6 +156,11 @@ pub struct CommandInfo {
     /// Start time of that process in clock ticks since boot, which tells it from a later one with its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// The text of what was asked.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::unistd::Pid;
 
 use crate::disk;
+use crate::redact;
 
 /// Login name of the user this process acts for, where the system knows it.
 #[must_use]
@@ -82,12 +83,13 @@ pub fn argv(pid: i32) -> Vec<String> {
     const ARGUMENTS: usize = 32;
     const LENGTH: usize = 200;
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes
+    let said: Vec<String> = bytes
         .split(|&b| b == 0)
         .take(ARGUMENTS)
-        .map(|arg| String::from_utf8_lossy(arg).chars().take(LENGTH).collect::<String>())
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
         .take_while(|arg| !arg.is_empty())
-        .collect()
+        .collect();
+    redact::argv(&said).0.into_iter().map(|arg| arg.chars().take(LENGTH).collect()).collect()
 }
 
 /// Short command name of a process.

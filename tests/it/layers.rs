@@ -8,10 +8,11 @@ use bookend::model::outcome::{CodeRule, ExitReason, REASONS};
 use bookend::model::status::Status;
 
 /// The layer of every top-level module; imports go to the same layer or a lower one, and never in a circle.
-const LAYERS: [(&str, u32); 15] = [
+const LAYERS: [(&str, u32); 16] = [
     ("model", 1),
     ("machine", 2),
     ("query", 2),
+    ("redact", 2),
     ("view", 2),
     ("clock", 3),
     ("disk", 3),
