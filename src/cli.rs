@@ -13,6 +13,7 @@ pub mod run;
 pub mod schema;
 pub mod show;
 pub mod wait;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -60,6 +61,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
         Command::Show(args) => show::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Wait(args) => wait::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Rename(args) => annotate::rename(&args),
         Command::Label(args) => annotate::label(&args),

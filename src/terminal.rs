@@ -84,9 +84,25 @@ impl Drop for Terminal {
 /// Columns of the terminal that standard output is; none where it is something else.
 #[must_use]
 pub fn width() -> Option<usize> {
+    size().map(|size| size.ws_col.into()).filter(|&columns| columns > 0)
+}
+
+/// Rows of the terminal that standard output is; none where it is something else.
+#[must_use]
+pub fn height() -> Option<usize> {
+    size().map(|size| size.ws_row.into()).filter(|&rows| rows > 0)
+}
+
+fn size() -> Option<nix::pty::Winsize> {
     let out = io::stdout();
-    let size = crate::process::pty::size(out.as_fd()).filter(|_| out.is_terminal())?;
-    Some(size.ws_col.into()).filter(|&columns| columns > 0)
+    crate::process::pty::size(out.as_fd()).filter(|_| out.is_terminal())
+}
+
+/// Whether standard output can be drawn on: a terminal that knows more than to print.
+#[must_use]
+pub fn draws() -> bool {
+    io::stdout().is_terminal()
+        && std::env::var_os("TERM").is_some_and(|term| term != "dumb" && !term.is_empty())
 }
 
 /// Whether what is printed on standard output should be coloured: a terminal, and nothing in the environment against it.

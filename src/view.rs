@@ -1,5 +1,6 @@
 //! Records into words: used by every front alike. Pure.
 
+pub mod frame;
 pub mod quote;
 pub mod show;
 pub mod table;

@@ -14,6 +14,7 @@ use super::ps::PsArgs;
 use super::schema::SchemaArgs;
 use super::show::ShowArgs;
 use super::wait::WaitArgs;
+use super::watch::WatchArgs;
 use crate::model::plan::Durability;
 use crate::model::time::When;
 
@@ -43,6 +44,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Print the log of a run
     Logs(LogsArgs),
+    /// Watch runs live
+    Watch(WatchArgs),
     /// Wait for a run to end, and exit as it did
     Wait(WaitArgs),
     /// Stop a run

@@ -45,15 +45,17 @@ pub fn several(wanted: &[String]) -> Result<(Store, Vec<RunId>), Failure> {
 /// What keeps its directory from being opened; it may have been removed meanwhile.
 pub fn read(store: &Store, id: &RunId) -> Result<Reading, Failure> {
     reconcile::read(store, id).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Failure::new(
-            NO_SUCH_RUN,
-            format!("reading run {id}: it has been removed"),
-            "bookend ps -a lists all runs",
-        ),
+        io::ErrorKind::NotFound => removed(id),
         _ => {
             Failure::new(FAILED, format!("reading run {id}: {e}"), format!("check {}", store.path.display()))
         }
     })
+}
+
+/// That a run was there, and is no more.
+fn removed(id: &RunId) -> Failure {
+    let message = format!("reading run {id}: it has been removed");
+    Failure::new(NO_SUCH_RUN, message, "bookend ps -a lists all runs")
 }
 
 fn find(store: &Store, wanted: &str) -> Result<RunId, Failure> {

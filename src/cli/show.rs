@@ -67,11 +67,14 @@ fn path(store: &Store, id: &RunId) -> String {
     store.path.join(RUNS).join(id.as_str()).to_string_lossy().into_owned()
 }
 
+/// Lines of the log's end that are shown.
+const TAIL_LINES: usize = 10;
+
 fn files(store: &Store, id: &RunId) -> Files {
     let names = store.open_run(id).and_then(disk::names).unwrap_or_default();
     let mut names: Vec<String> = names.into_iter().filter(|name| !name.starts_with('.')).collect();
     names.sort_unstable();
-    Files { dir: path(store, id), names, tail: tail(store, id) }
+    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES) }
 }
 
 /// Prints one of the run's files as it is.
@@ -100,8 +103,8 @@ fn print_file(store: &Store, id: &RunId, name: &str) -> Result<Done, Failure> {
     }
 }
 
-/// The last lines of the log.
-fn tail(store: &Store, id: &RunId) -> String {
+/// The last lines of the log, made safe for a terminal.
+pub(super) fn tail(store: &Store, id: &RunId, most: usize) -> String {
     let Ok(log) = store.open_run(id).and_then(|dir| disk::open_at(dir, LOG)) else { return String::new() };
     let size = log.metadata().map_or(0, |m| m.len());
     let from = size.saturating_sub(TAIL_BYTES);
@@ -109,5 +112,5 @@ fn tail(store: &Store, id: &RunId) -> String {
     let read = log.read_at(&mut bytes, from).unwrap_or(0);
     let text = quote::visible(&String::from_utf8_lossy(&bytes[..read]));
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(show::TAIL_LINES)..].join("\n")
+    lines[lines.len().saturating_sub(most)..].join("\n")
 }

@@ -1,4 +1,4 @@
-//! Waiting for a change in a run's directory instead of looking again and again.
+//! Waiting for a change in directories of runs instead of looking again and again.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -6,21 +6,43 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::{RUNS, Store};
+use super::{LIVE, RUNS, Store};
 use crate::model::id::RunId;
 
-/// A watch on a run's directory.
+/// A watch on directories of runs.
 pub struct Watch(Option<Inotify>);
 
 impl Watch {
+    /// A watch on nothing yet.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok())
+    }
+
     /// Watches the files of a run.
     #[must_use]
     pub fn of_run(store: &Store, id: &RunId) -> Self {
-        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok().filter(|watch| {
-            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            watch.add_watch(&store.path.join(RUNS).join(id.as_str()), flags).is_ok()
-        });
-        Self(watch)
+        let watch = Self::none();
+        watch.run(store, id);
+        watch
+    }
+
+    /// Watches the files of one more run; to do it again changes nothing.
+    pub fn run(&self, store: &Store, id: &RunId) {
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        self.add(&store.path.join(RUNS).join(id.as_str()), flags);
+    }
+
+    /// Watches which runs live.
+    pub fn living(&self, store: &Store) {
+        self.add(&store.path.join(LIVE), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE);
+    }
+
+    fn add(&self, path: &std::path::Path, flags: AddWatchFlags) {
+        // What can not be watched is looked at by the clock.
+        if let Some(watch) = &self.0 {
+            let _ = watch.add_watch(path, flags);
+        }
     }
 
     /// Waits until something changes, at most for a while.

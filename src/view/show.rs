@@ -12,8 +12,6 @@ use crate::model::record::{Author, Record, StepStatus};
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 
-/// Lines of the log's end that are shown.
-pub const TAIL_LINES: usize = 10;
 /// Width of the labels.
 const LABEL_WIDTH: usize = 10;
 
@@ -82,7 +80,8 @@ struct Page {
 
 impl Page {
     fn line(&mut self, label: &str, value: impl AsRef<str>) {
-        let _ = writeln!(self.text, "{label:<LABEL_WIDTH$} {}", value.as_ref());
+        let line = format!("{label:<LABEL_WIDTH$} {}", value.as_ref());
+        let _ = writeln!(self.text, "{}", line.trim_end());
     }
 
     fn said(&mut self, label: &str, value: &str) {

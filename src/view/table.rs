@@ -16,8 +16,9 @@ const GAP: usize = 3;
 const COMMAND_WIDTH: usize = 60;
 /// No terminal is so narrow that less than this is left for a command line.
 const LEAST_COMMAND: usize = 12;
-/// A name is cut to this, and a state.
-const NAME_WIDTH: usize = 24;
+/// A name is cut to a fifth of the terminal, within these bounds.
+const NAME_WIDTH: (usize, usize) = (8, 24);
+/// A state is cut to this.
 const STATE_WIDTH: usize = 48;
 
 /// One column: its title, and how much it matters. The least one goes first where the terminal is narrow.
@@ -50,10 +51,14 @@ pub fn runs(records: &[Record], look: &Look, whole: bool) -> String {
         records.iter().map(|r| COLUMNS.iter().map(|c| (c.cell)(r, look)).collect()).collect();
     if !whole {
         shorten_ids(&mut rows, records);
+        let name_width = look.width.map_or(NAME_WIDTH.1, |w| (w / 5).clamp(NAME_WIDTH.0, NAME_WIDTH.1));
         for row in &mut rows {
-            row[NAME] = shortened(&row[NAME], NAME_WIDTH);
+            row[NAME] = shortened(&row[NAME], name_width);
             row[STATE] = shortened(&row[STATE], STATE_WIDTH);
         }
+    }
+    for (row, _) in rows.iter_mut().zip(records).filter(|(_, r)| r.pinned == Some(true)) {
+        row[NAME] += " (pinned)";
     }
     let mut widths: Vec<usize> = COLUMNS.iter().map(|c| c.title.len()).collect();
     for row in &rows {
@@ -136,8 +141,7 @@ fn shortened(cell: &str, width: usize) -> String {
 }
 
 fn name(record: &Record) -> String {
-    let name = record.name.as_deref().map_or("-".to_owned(), quote::visible_line);
-    if record.pinned == Some(true) { format!("{name} (pinned)") } else { name }
+    record.name.as_deref().map_or("-".to_owned(), quote::visible_line)
 }
 
 fn dash(value: Option<impl ToString>) -> String {

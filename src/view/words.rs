@@ -22,11 +22,11 @@ pub fn exit(exit: &Exit) -> String {
     }
 }
 
-/// Who ended a run, e.g. `SIGTERM from kill (pid 4711) of user 1000`, `bookend kill by bash (pid 12): too slow`.
+/// Who ended a run, e.g. `SIGTERM from kill (pid 4711) of user 1000`, `alice with bookend kill from bash (pid 12): too slow`.
 #[must_use]
 pub fn ended_by(by: &EndedBy) -> String {
     let process = match (&by.command, by.pid) {
-        (Some(name), Some(pid)) => format!("{} (pid {pid})", quote::visible(name)),
+        (Some(name), Some(pid)) => format!("{} (pid {pid})", quote::visible_line(name)),
         (None, Some(pid)) => format!("pid {pid}"),
         _ => "another process".to_owned(),
     };
@@ -35,14 +35,23 @@ pub fn ended_by(by: &EndedBy) -> String {
     let who = match by.actor {
         Actor::Terminal => format!("{signal} from the terminal"),
         Actor::Process => format!("{signal} from {process}{user}"),
-        Actor::User => format!("bookend kill by {process}{user}"),
+        Actor::User => format!("{} with bookend kill from {process}", person(by)),
         Actor::Bookend => "bookend".to_owned(),
         Actor::System => "the system".to_owned(),
         Actor::Unknown => "somebody".to_owned(),
     };
     match &by.reason {
-        Some(reason) => format!("{who}: {}", quote::visible(reason)),
+        Some(reason) => format!("{who}: {}", quote::visible_line(reason)),
         None => who,
+    }
+}
+
+/// The login name of a person, or the number.
+fn person(by: &EndedBy) -> String {
+    match (&by.user, by.uid) {
+        (Some(user), _) => quote::visible_line(user),
+        (None, Some(uid)) => format!("user {uid}"),
+        (None, None) => "somebody".to_owned(),
     }
 }
 
@@ -112,6 +121,13 @@ pub fn clock(at: Timestamp, look: &Look) -> String {
     }
 }
 
+/// The time of day on the clock of whoever looks, e.g. `10:02:31`.
+#[must_use]
+pub fn clock_seconds(at: Timestamp, look: &Look) -> String {
+    let then = at.local(look.offset_seconds);
+    format!("{:02}:{:02}:{:02}", then.hour(), then.minute(), then.second())
+}
+
 fn month(at: time::OffsetDateTime) -> String {
     at.month().to_string().chars().take(3).collect()
 }
@@ -167,13 +183,8 @@ pub fn end(record: &Record) -> String {
 /// By whom a run was killed, and why, e.g. `Killed by alice: too slow`.
 fn killed(by: Option<&EndedBy>) -> String {
     let Some(by) = by else { return "Killed".to_owned() };
-    let who = match (&by.user, by.uid) {
-        (Some(user), _) => format!(" by {}", quote::visible_line(user)),
-        (None, Some(uid)) => format!(" by user {uid}"),
-        (None, None) => String::new(),
-    };
     let why = by.reason.as_ref().map(|why| format!(": {}", quote::visible_line(why))).unwrap_or_default();
-    format!("Killed{who}{why}")
+    format!("Killed by {}{why}", person(by))
 }
 
 /// The verdict that `run` ends with: how it ended, how long it took, and what to type next.
@@ -185,10 +196,10 @@ pub fn verdict(record: &Record) -> String {
         text += &format!("\nbookend: {alive} process(es) could not be ended; `bookend show` lists them");
     }
     if let Some(hint) = record.error.as_ref().and_then(|e| e.detail.as_ref()) {
-        text += &format!("\nbookend: hint: {}", quote::visible(hint));
+        text += &format!("\nbookend: hint: {}", quote::visible_line(hint));
     }
     for what in &record.degraded {
-        text += &format!("\nbookend: note: {}", quote::visible(what));
+        text += &format!("\nbookend: note: {}", quote::visible_line(what));
     }
     let command = if record.status == Status::Completed { "logs" } else { "show" };
     text + &format!("\nbookend: next: bookend {command} {}", record.run_id.short())
@@ -198,8 +209,10 @@ pub fn verdict(record: &Record) -> String {
 #[must_use]
 pub fn judgement(record: &Record) -> String {
     let took = record.duration_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-    let took = took.map(|took| format!(" after {}", duration(took))).unwrap_or_default();
-    format!("{}: {}{took}", record.status.word(), detail(record))
+    let detail = detail(record);
+    let comma = if detail.contains(": ") { "," } else { "" };
+    let took = took.map(|took| format!("{comma} after {}", duration(took))).unwrap_or_default();
+    format!("{}: {detail}{took}", record.status.word())
 }
 
 /// Whether a run ended by something other than what its command did or a person wanted.
@@ -215,7 +228,11 @@ fn detail(record: &Record) -> String {
     match (&record.exit_reason, &record.error, &record.ended_by, &record.exit) {
         (Some(ExitReason::Exited), _, _, Some(e)) => format!("exited with {}", exit(e)),
         (Some(ExitReason::Signaled), _, _, Some(e)) => format!("died of {}", exit(e)),
-        (_, Some(error), _, _) => format!("{meaning}: {}", quote::visible(&error.message)),
+        (_, Some(error), _, _) => format!("{meaning}: {}", quote::visible_line(&error.message)),
+        (Some(ExitReason::Killed), _, Some(by), _) => {
+            let forced = if record.forced { ", forced" } else { "" };
+            format!("killed by {}{forced}", ended_by(by))
+        }
         (_, _, Some(by), _) => {
             let forced = if record.forced { ", forced" } else { "" };
             format!("{meaning} ({}){forced}", ended_by(by))
