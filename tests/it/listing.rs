@@ -78,7 +78,9 @@ fn ps_prints_in_every_format() {
     let jsonl = ask(&world, &["ps", "-a", "--format", "jsonl"]).assert_code(0).out();
     let records: Vec<Value> = jsonl.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let status = world.schema("status");
-    records.iter().for_each(|record| assert_follows(&status, record));
+    for record in &records {
+        assert_follows(&status, record);
+    }
     assert!(jsonl.lines().all(|line| line.starts_with("{\"schema\":1,")), "{jsonl}");
     let csv = ask(&world, &["ps", "-a", "--format", "csv"]).assert_code(0).out();
     assert_eq!(csv.lines().count(), 6, "{csv}");
@@ -171,9 +173,9 @@ fn twenty_notes_at_once_are_twenty_notes() {
     world.run_artist(&["-q"], &["exit", "0"]).run().assert_code(0);
     let texts: Vec<String> = (0..20).map(|n| format!("note {n}")).collect();
     let all: Vec<_> = texts.iter().map(|text| world.bookend(["note", "latest", text]).spawn()).collect();
-    all.into_iter().for_each(|one| {
+    for one in all {
         one.wait().assert_code(0);
-    });
+    }
     let shown = ask(&world, &["show", "latest", "--json"]).json();
     let mut noted: Vec<String> = shown["notes"]
         .as_array()

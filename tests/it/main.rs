@@ -16,6 +16,7 @@ mod machine_traces;
 mod pty;
 mod random_kills;
 mod readers;
+mod readme;
 mod signals_grid;
 mod tripwire;
 mod views;

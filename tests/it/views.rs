@@ -322,6 +322,10 @@ fn show_has_the_verdict_first() {
 
     next: bookend logs 07zzzz
     ");
+}
+
+#[test]
+fn show_says_what_to_type_next() {
     let missing = over(
         "failed",
         "spawn_failed",
