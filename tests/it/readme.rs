@@ -24,7 +24,7 @@ fn sessions(text: &str) -> Vec<Vec<Step>> {
             for line in block.lines() {
                 match (line.strip_prefix("$ "), steps.last_mut()) {
                     (Some(command), _) => {
-                        steps.push(Step { command: command.to_owned(), printed: Vec::new() })
+                        steps.push(Step { command: command.to_owned(), printed: Vec::new() });
                     }
                     (None, Some(step)) => step.printed.push(line.to_owned()),
                     (None, None) => panic!("a session begins with a command: {line}"),
