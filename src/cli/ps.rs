@@ -183,7 +183,7 @@ fn read(store: &Store, id: &RunId, all: bool) -> Option<Record> {
     let record = reading.record()?;
     if record.status.is_terminal() && !all {
         if matches!(reading, Reading::Final(_)) {
-            store.unmark(id);
+            reconcile::finish_sealed(store, id);
         }
         return None;
     }
