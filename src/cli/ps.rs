@@ -14,7 +14,7 @@ use crate::model::id::RunId;
 use crate::model::record::{Record, SCHEMA};
 use crate::query::{self, Filter, Sort};
 use crate::store::Store;
-use crate::view::table;
+use crate::view::{quote, table};
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
@@ -141,7 +141,7 @@ impl Listing {
         if args.quiet {
             return self.records.iter().flat_map(|r| [r.run_id.as_str(), "\n"]).collect();
         }
-        let line = |value: &Record| serde_json::to_string(value).map(|text| text + "\n").unwrap_or_default();
+        let line = |value: &Record| serde_json::to_string(value).map(|text| quote::json(&text) + "\n").unwrap_or_default();
         match format(args) {
             Format::Table => table::runs(&self.records, &look(), args.no_trunc),
             Format::Jsonl => self.records.iter().map(line).collect(),
@@ -149,7 +149,7 @@ impl Listing {
             Format::Json => {
                 let fields = args.json.as_deref().unwrap_or_default();
                 let runs: Vec<Value> = self.records.iter().map(|r| select(r, fields)).collect();
-                format!("{}\n", json!({ "schema": SCHEMA, "runs": runs }))
+                format!("{}\n", quote::json(&json!({ "schema": SCHEMA, "runs": runs }).to_string()))
             }
         }
     }

@@ -1,5 +1,6 @@
 //! One run's directory: made under a temporary name, published by a rename, sealed by a rename.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,6 +70,7 @@ pub struct RunDir {
     pub id: RunId,
     store: Rc<OwnedFd>,
     runs: OwnedFd,
+    live: OnceCell<OwnedFd>,
     dir: OwnedFd,
     /// Locked while a bookend of the run lives.
     pub lock: File,
@@ -159,6 +161,7 @@ impl RunDir {
             id,
             store: Rc::clone(store.dir()),
             runs,
+            live: OnceCell::new(),
             dir: parts.dir,
             lock: parts.lock,
             log: Rc::new(parts.log),
@@ -213,10 +216,10 @@ impl RunDir {
 
     fn give_name(&self) -> io::Result<()> {
         let name = format!("{UNPUBLISHED}{}", self.id);
-        let live = match disk::open_dir_at(&self.store, LIVE) {
+        let live = match self.live() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 super::make_parts(&self.store)?;
-                disk::open_dir_at(&self.store, LIVE)
+                self.live()
             }
             other => other,
         }?;
@@ -225,6 +228,14 @@ impl RunDir {
             _ => {}
         }
         disk::rename_new_at(&self.runs, &name, &self.runs, self.id.as_str())
+    }
+
+    /// The directory of markers, opened once.
+    fn live(&self) -> io::Result<&OwnedFd> {
+        match self.live.get() {
+            Some(live) => Ok(live),
+            None => disk::open_dir_at(&self.store, LIVE).map(|opened| self.live.get_or_init(|| opened)),
+        }
     }
 
     fn flush_name(&self) -> io::Result<()> {
@@ -252,7 +263,7 @@ impl RunDir {
 
     /// Takes the run from the living.
     pub fn unmark(&self) {
-        let _ = disk::open_dir_at(&self.store, LIVE).and_then(|live| disk::remove_at(live, self.id.as_str()));
+        let _ = self.live().and_then(|live| disk::remove_at(live, self.id.as_str()));
     }
 
     /// Writes status.json for the first time.
