@@ -1,6 +1,6 @@
 //! `bookend ps`.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -141,7 +141,9 @@ impl Listing {
         if args.quiet {
             return self.records.iter().flat_map(|r| [r.run_id.as_str(), "\n"]).collect();
         }
-        let line = |value: &Record| serde_json::to_string(value).map(|text| quote::json(&text) + "\n").unwrap_or_default();
+        let line = |value: &Record| {
+            serde_json::to_string(value).map(|text| quote::json(&text) + "\n").unwrap_or_default()
+        };
         match format(args) {
             Format::Table => table::runs(&self.records, &look(), args.no_trunc),
             Format::Jsonl => self.records.iter().map(line).collect(),
@@ -161,7 +163,9 @@ impl Listing {
         for record in &self.records {
             let _ = writer.write_record(table::csv(record));
         }
-        String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+        let text = String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default();
+        // A spreadsheet gets the texts as they are, a terminal what it can show.
+        if io::stdout().is_terminal() { quote::visible(&text) } else { text }
     }
 }
 

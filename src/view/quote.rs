@@ -35,7 +35,8 @@ pub fn command(argv: &[String]) -> String {
 /// Whether a character steers a terminal or the direction of text instead of showing something.
 #[must_use]
 pub fn is_control(c: char) -> bool {
-    let is_bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_bidi =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let breaks_lines = matches!(c, '\u{2028}' | '\u{2029}');
     c.is_control() || is_bidi || breaks_lines
 }
@@ -61,7 +62,8 @@ pub fn visible_line(text: &str) -> String {
 /// A JSON document without the control characters that JSON lets stand as they are; it says the same.
 #[must_use]
 pub fn json(document: &str) -> String {
-    let escaped = |c: char| if c != '\n' && is_control(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+    let escaped =
+        |c: char| if c != '\n' && is_control(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
     match document.chars().any(|c| c != '\n' && is_control(c)) {
         true => document.chars().map(escaped).collect(),
         false => document.to_owned(),

@@ -1,0 +1,7 @@
+//! Everything that can lie in a store, and everything that can happen to it while somebody reads it.
+
+mod access;
+mod commands;
+mod disturbed;
+mod malformed;
+mod mutation;
