@@ -266,6 +266,12 @@ impl RunDir {
         let _ = self.live().and_then(|live| disk::remove_at(live, self.id.as_str()));
     }
 
+    /// Does what was left to do of a sealed run, whose sealer was killed, and takes it from the living.
+    pub fn clear_up(&self) {
+        let _ = tidy(&self.dir);
+        self.unmark();
+    }
+
     /// Writes status.json for the first time.
     ///
     /// # Errors
@@ -399,11 +405,19 @@ fn settle_status(dir: &OwnedFd) -> io::Result<()> {
 /// # Errors
 /// As reading the directory; what can not be removed stays.
 pub fn tidy(dir: &OwnedFd) -> io::Result<()> {
-    let _ = settle_status(dir);
+    // Once more would leave the new name behind: a rename to another name of the same file does nothing.
+    if !is_settled(dir) {
+        let _ = settle_status(dir);
+    }
     for name in disk::names(dir)?.iter().filter(|name| name.starts_with('.') || *name == RESERVE) {
         let _ = disk::remove_at(dir, name);
     }
     Ok(())
+}
+
+fn is_settled(dir: &OwnedFd) -> bool {
+    let named = [RECORD, STATUS].map(|name| disk::open_at(dir, name));
+    matches!(named, [Ok(record), Ok(status)] if disk::same_place(record.as_fd(), status.as_fd()))
 }
 
 /// A file that could be opened, or one with nothing in it in the place of something that is no file of ours: a run

@@ -5,3 +5,6 @@ mod commands;
 mod disturbed;
 mod malformed;
 mod mutation;
+
+pub use malformed::copy;
+pub use mutation::remove;

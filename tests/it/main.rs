@@ -17,6 +17,7 @@ mod machine_traces;
 mod pty;
 mod random;
 mod random_kills;
+mod reader_sweep;
 mod readers;
 mod readme;
 mod signals_grid;

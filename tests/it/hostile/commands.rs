@@ -66,6 +66,8 @@ pub const ROWS: &[Row] = &[
     Row { words: &["show", "RUN", "--file", "prompt.md"], out: Out::Bytes, ..RUN },
     Row { words: &["logs", "RUN"], out: Out::Bytes, ..RUN },
     Row { words: &["wait", "RUN", "--json"], out: Out::Json, codes: ANY, waits: true, ..RUN },
+    Row { words: &["watch", "RUN"], waits: true, ..RUN },
+    Row { words: &["watch", "RUN", "--json"], out: Out::Json, waits: true, ..RUN },
     Row { words: &["kill", "RUN", "--reason", "hostile"], ..RUN },
     Row { words: &["kill", "--force", "RUN"], ..RUN },
     Row { words: &["note", "RUN", "hostile"], ..RUN },
@@ -97,7 +99,8 @@ impl Row {
             return Some(format!("{c:?} on standard output"));
         }
         let is_json = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
-        if self.out == Out::Json && (!out.lines().all(is_json) || code == 0 && out.is_empty()) {
+        if self.out == Out::Json && (!out.lines().all(is_json) || code == 0 && out.is_empty() && !self.waits)
+        {
             return Some("no JSON".to_owned());
         }
         let told = code == 0 || self.waits || err.contains("bookend: error: ");
