@@ -9,6 +9,7 @@ mod exit_codes;
 mod exit_paths;
 mod expect;
 mod fault_sweep;
+mod golden;
 mod hostile;
 mod kill_sweep;
 mod layers;
