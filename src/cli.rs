@@ -24,7 +24,7 @@ use crate::clock;
 use crate::redact;
 use crate::store::Store;
 use crate::terminal;
-use crate::view::Look;
+use crate::view::{Look, quote};
 use args::{Cli, Command};
 use error::Failure;
 
@@ -84,9 +84,18 @@ pub fn look() -> Look {
     }
 }
 
-/// Says something to the person, on standard error.
+/// Says something to the person, on standard error; whatever the text is made of, it does not steer a terminal.
 pub fn say(text: &str) {
-    terminal::say(&format!("bookend: {text}\n"));
+    terminal::say(&format!("bookend: {}\n", quote::visible(text)));
+}
+
+/// Prints one JSON document as a line.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    print(format!("{}\n", quote::json(&text)).as_bytes())
 }
 
 /// Prints what a command is asked for on standard output. A reader that went away has seen what it wanted.

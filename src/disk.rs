@@ -1,12 +1,16 @@
 //! The disk: the only module that renames, links, flushes and locks. Everything goes through directory handles,
 //! follows no link, is closed on exec, and starts again when a signal interrupts it.
+//!
+//! Every name is one component, so that `O_NOFOLLOW` alone keeps a call in its directory: what openat2(2) with
+//! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS` would add, on every kernel and for no further call.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag};
@@ -18,7 +22,8 @@ const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
 const DIR_MODE: Mode = Mode::from_bits_truncate(0o700);
 /// Interrupted calls are begun again this often.
 const RETRIES: u32 = 64;
-/// Records and other small files are read up to this size: room for the longest command line, each byte escaped.
+/// Records and other small files are read up to this size. The kernel takes at most 6 MiB of arguments; six bytes for
+/// each of them where it is escaped, and all of it once more in base64, are 44 MiB.
 pub const READ_LIMIT: u64 = 64 << 20;
 
 /// Begins a call again while it is interrupted.
@@ -56,7 +61,7 @@ pub fn open_null() -> io::Result<OwnedFd> {
     open_path(Path::new("/dev/null"), OFlag::O_RDONLY)
 }
 
-/// Opens a directory by path, following links on the way to it but not at its end.
+/// Opens a directory by path, following links as whoever names it would; whose it is must be asked afterwards.
 ///
 /// # Errors
 /// As openat(2).
@@ -64,11 +69,17 @@ pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     open_path(path, OFlag::O_DIRECTORY | OFlag::O_RDONLY)
 }
 
+/// Whether a name stands for something in a directory itself and nowhere else.
+fn is_one_component(name: &str) -> bool {
+    !name.contains('/') && name != ".."
+}
+
 /// Opens a directory inside another, following no link.
 ///
 /// # Errors
 /// As openat(2).
 pub fn open_dir_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    debug_assert!(is_one_component(name), "{name}");
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, Mode::empty()))
 }
@@ -78,6 +89,7 @@ pub fn open_dir_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
 /// # Errors
 /// As mkdirat(2).
 pub fn make_dir_at(dir: impl AsFd, name: &str) -> io::Result<()> {
+    debug_assert!(is_one_component(name), "{name}");
     retry(|| nix::sys::stat::mkdirat(dir.as_fd(), name, DIR_MODE))
 }
 
@@ -96,6 +108,7 @@ pub enum Access {
 /// As openat(2).
 pub fn create_at(dir: impl AsFd, name: &str, access: Access) -> io::Result<File> {
     let append = if access == Access::Append { OFlag::O_APPEND } else { OFlag::empty() };
+    debug_assert!(is_one_component(name), "{name}");
     let flags =
         OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | append;
     retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, FILE_MODE)).map(File::from)
@@ -104,19 +117,34 @@ pub fn create_at(dir: impl AsFd, name: &str, access: Access) -> io::Result<File>
 /// Opens a file for appending, creating it when it is absent.
 ///
 /// # Errors
-/// As openat(2).
+/// As openat(2); `InvalidData` for what is no regular file, or has a second name, which may be anybody's.
 pub fn append_at(dir: impl AsFd, name: &str) -> io::Result<File> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    retry(|| nix::fcntl::openat(dir.as_fd(), name, flags | OFlag::O_NONBLOCK, FILE_MODE)).map(File::from)
+    open_for_writing(dir, name, OFlag::O_WRONLY | OFlag::O_APPEND)
 }
 
 /// Opens a file for writing from its beginning, creating it when it is absent and keeping what is in it.
 ///
 /// # Errors
-/// As openat(2).
+/// As [`append_at`].
 pub fn open_own_at(dir: impl AsFd, name: &str) -> io::Result<File> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, FILE_MODE)).map(File::from)
+    open_for_writing(dir, name, OFlag::O_RDWR)
+}
+
+fn open_for_writing(dir: impl AsFd, name: &str, how: OFlag) -> io::Result<File> {
+    debug_assert!(is_one_component(name), "{name}");
+    let flags = how | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = retry(|| nix::fcntl::openat(dir.as_fd(), name, flags | OFlag::O_NOCTTY, FILE_MODE));
+    let file = file.map(File::from)?;
+    let found = file.metadata()?;
+    match (found.is_file(), found.nlink()) {
+        (false, _) => Err(invalid("not a regular file")),
+        (true, 0 | 1) => Ok(file),
+        (true, _) => Err(invalid("it is a second name of another file")),
+    }
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Opens a regular file for reading; anything else (a FIFO, a link) is refused and can not make the caller wait.
@@ -124,13 +152,10 @@ pub fn open_own_at(dir: impl AsFd, name: &str) -> io::Result<File> {
 /// # Errors
 /// As openat(2); `InvalidData` for what is no regular file.
 pub fn open_at(dir: impl AsFd, name: &str) -> io::Result<File> {
+    debug_assert!(is_one_component(name), "{name}");
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, Mode::empty())).map(File::from)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"))
-    }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(invalid("not a regular file")) }
 }
 
 /// Reads a small regular file whole.
@@ -141,7 +166,7 @@ pub fn read_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
     let file = open_at(dir, name)?;
     let size = file.metadata()?.len();
     if size > READ_LIMIT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {READ_LIMIT} bytes")));
+        return Err(invalid(&format!("larger than {READ_LIMIT} bytes")));
     }
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
     let mut filled = 0;
@@ -236,6 +261,7 @@ pub fn sync_data(handle: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// As renameat(2).
 pub fn replace_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::Result<()> {
+    debug_assert!(is_one_component(old) && is_one_component(new), "{old} {new}");
     retry(|| nix::fcntl::renameat(from.as_fd(), old, to.as_fd(), new))
 }
 
@@ -244,6 +270,7 @@ pub fn replace_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::R
 /// # Errors
 /// `AlreadyExists` when the name is taken; else as renameat2(2).
 pub fn rename_new_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::Result<()> {
+    debug_assert!(is_one_component(old) && is_one_component(new), "{old} {new}");
     let (from, to) = (from.as_fd(), to.as_fd());
     match retry(|| rename_noreplace(from, old, to, new)) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
@@ -271,6 +298,7 @@ fn rename_noreplace(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_>, new: &s
 /// # Errors
 /// As linkat(2).
 pub fn link_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::Result<()> {
+    debug_assert!(is_one_component(old) && is_one_component(new), "{old} {new}");
     retry(|| nix::unistd::linkat(from.as_fd(), old, to.as_fd(), new, AtFlags::empty()))
 }
 
@@ -279,6 +307,7 @@ pub fn link_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io::Resu
 /// # Errors
 /// As unlinkat(2).
 pub fn remove_at(dir: impl AsFd, name: &str) -> io::Result<()> {
+    debug_assert!(is_one_component(name), "{name}");
     retry(|| nix::unistd::unlinkat(dir.as_fd(), name, UnlinkatFlags::NoRemoveDir))
 }
 
@@ -299,13 +328,28 @@ pub fn remove_flat_dir_at(parent: impl AsFd, name: &str) -> io::Result<()> {
 /// # Errors
 /// As getdents(2).
 pub fn names(dir: impl AsFd) -> io::Result<Vec<String>> {
+    entries(dir, |_| true)
+}
+
+/// Names of the directories in a directory, as [`names`] gives them; links to directories are none.
+///
+/// # Errors
+/// As getdents(2).
+pub fn dir_names(dir: impl AsFd) -> io::Result<Vec<String>> {
+    // A file system that does not tell the kind of an entry leaves it to whoever opens it.
+    entries(dir, |kind| kind.is_none_or(|kind| kind == Type::Directory))
+}
+
+fn entries(dir: impl AsFd, wanted: impl Fn(Option<Type>) -> bool) -> io::Result<Vec<String>> {
     let own = open_dir_at(dir, ".")?;
     let mut listing = nix::dir::Dir::from_fd(own)?;
     let mut names = Vec::new();
     for entry in listing.iter() {
-        if let Ok(name) = entry?.file_name().to_str()
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().to_str()
             && name != "."
             && name != ".."
+            && wanted(entry.file_type())
         {
             names.push(name.to_owned());
         }
@@ -368,6 +412,19 @@ pub struct Ownership {
 /// As fstat(2).
 pub fn ownership(dir: impl AsFd) -> io::Result<Ownership> {
     let stat = retry(|| nix::sys::stat::fstat(dir.as_fd()))?;
+    Ok(Ownership { uid: stat.st_uid, shared: stat.st_mode & 0o022 != 0 })
+}
+
+/// Looks up who owns a directory inside another, following no link.
+///
+/// # Errors
+/// As fstatat(2); `NotADirectory` for what is none, a link to one included.
+pub fn ownership_at(dir: impl AsFd, name: &str) -> io::Result<Ownership> {
+    debug_assert!(is_one_component(name), "{name}");
+    let stat = retry(|| nix::sys::stat::fstatat(dir.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW))?;
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() {
+        return Err(io::Error::from(Errno::ENOTDIR));
+    }
     Ok(Ownership { uid: stat.st_uid, shared: stat.st_mode & 0o022 != 0 })
 }
 

@@ -75,6 +75,9 @@ impl StoreError {
                 }
                 _ => "check that path, or set BOOKEND_STORE to another directory".to_owned(),
             },
+            Self::Foreign { owner, me: 0, .. } => {
+                format!("become that user: setpriv --reuid={owner} --clear-groups bookend ...")
+            }
             Self::Foreign { .. } => "set BOOKEND_STORE to a directory of your own".to_owned(),
             Self::Shared { path } => format!("chmod go-w {}", path.display()),
         }
@@ -158,13 +161,15 @@ impl Store {
     fn open_at(path: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Io { doing: "opening store", path: path.to_owned(), source };
         let dir = disk::open_dir(path).map_err(failed)?;
-        let found = disk::ownership(&dir).map_err(failed)?;
         let me = nix::unistd::geteuid().as_raw();
-        if found.uid != me {
-            return Err(StoreError::Foreign { path: path.to_owned(), owner: found.uid, me });
-        }
-        if found.shared {
-            return Err(StoreError::Shared { path: path.to_owned() });
+        check_owner(path, me, disk::ownership(&dir).map_err(failed)?)?;
+        for part in [RUNS, LIVE] {
+            let path = path.join(part);
+            match disk::ownership_at(&dir, part) {
+                Ok(found) => check_owner(&path, me, found)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(StoreError::Io { doing: "opening store", path, source }),
+            }
         }
         Ok(Self { path: path.to_owned(), uid: me, dir: Rc::new(dir) })
     }
@@ -183,6 +188,14 @@ impl Store {
         disk::open_dir_at(&self.dir, RUNS)
     }
 
+    /// The handle of the directory of live markers.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn live(&self) -> io::Result<OwnedFd> {
+        disk::open_dir_at(&self.dir, LIVE)
+    }
+
     /// Notes a command line that was refused, with why; what can not be noted is let go.
     pub fn note_attempt(&self, at: crate::model::time::Timestamp, argv: &[String], error: &str) {
         use std::io::Write;
@@ -193,6 +206,18 @@ impl Store {
         if let Ok(mut file) = disk::append_at(&self.dir, ATTEMPTS) {
             let _ = file.write_all(format!("{line}\n").as_bytes());
         }
+    }
+}
+
+/// Refuses a directory that is not this user's alone. That goes for root as well: whoever reads a store writes to it
+/// too, and what root leaves there its owner can not use.
+fn check_owner(path: &Path, me: u32, found: disk::Ownership) -> Result<(), StoreError> {
+    match found {
+        disk::Ownership { uid, .. } if uid != me => {
+            Err(StoreError::Foreign { path: path.to_owned(), owner: uid, me })
+        }
+        disk::Ownership { shared: true, .. } => Err(StoreError::Shared { path: path.to_owned() }),
+        disk::Ownership { .. } => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 
 use super::error::{FAILED, Failure};
-use super::{Done, pick, print, say};
+use super::{Done, pick, print_json, say};
 use crate::clock;
 use crate::model::id::RunId;
 use crate::model::notes::{Change, Entry};
@@ -143,7 +143,7 @@ fn annotate(store: &Store, ids: &[RunId], change: &Change, json: bool, what: &st
     say(what);
     if json {
         let all: Result<Vec<_>, Failure> = ids.iter().map(|id| had_now(store, id)).collect();
-        print(format!("{}\n", serde_json::json!({ "schema": SCHEMA, "runs": all? })).as_bytes())?;
+        print_json(&serde_json::json!({ "schema": SCHEMA, "runs": all? }))?;
     }
     Ok(Done::with(0))
 }

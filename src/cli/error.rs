@@ -3,6 +3,7 @@
 use super::Done;
 use crate::store::StoreError;
 use crate::store::list::FindError;
+use crate::view::quote;
 
 /// Exit code of a command that failed.
 pub const FAILED: u8 = 1;
@@ -46,7 +47,8 @@ impl Failure {
         if let Some(hint) = &self.hint {
             text += &format!("  hint: {hint}\n");
         }
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        // What is said of a store may come from it: a name, a file's contents.
+        let _ = std::io::stderr().write_all(quote::visible(&text).as_bytes());
         Done::with(self.code)
     }
 }

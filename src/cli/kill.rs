@@ -11,7 +11,7 @@ use crate::clock;
 use crate::disk::{self, Access};
 use crate::guard::reconcile::{self, Reading};
 use crate::model::id::RunId;
-use crate::model::record::{Actor, EndedBy, Owner, Record, SCHEMA};
+use crate::model::record::{Actor, EndedBy, Record, SCHEMA};
 use crate::process::identity::{self, Place};
 use crate::process::tree;
 use crate::store::Store;
@@ -53,7 +53,7 @@ pub fn run(args: &KillArgs) -> Result<Done, Failure> {
                     "check the store's disk",
                 )
             })?;
-            signal_owner(&record, &id)
+            signal_owner(&store, &record, &id)
         }
         Reading::Orphaned(..) => {
             reconcile::kill_orphan(&store, &id, by(args), args.force)?;
@@ -93,7 +93,7 @@ fn leave_intent(store: &Store, id: &RunId, args: &KillArgs) -> io::Result<()> {
 }
 
 /// Signals the keeper, or the front where the keeper is gone; nobody else, whoever has their ids by now.
-fn signal_owner(record: &Record, id: &RunId) -> Result<Done, Failure> {
+fn signal_owner(store: &Store, record: &Record, id: &RunId) -> Result<Done, Failure> {
     let (owner, here) = (&record.owner, Place::here());
     if (&owner.boot_id, owner.pid_namespace) != (&here.boot_id, here.pid_namespace) {
         return Err(Failure::new(
@@ -102,10 +102,8 @@ fn signal_owner(record: &Record, id: &RunId) -> Result<Done, Failure> {
             "run bookend kill where it runs",
         ));
     }
-    let signalled = bookends(owner).into_iter().flatten().any(|(pid, start)| {
-        let found = identity::stat(pid).filter(|s| s.start_time == start);
-        found.is_some_and(|s| tree::signal(&s, libc::SIGTERM))
-    });
+    let bookends = reconcile::bookends(store, id, record)?;
+    let signalled = bookends.iter().any(|bookend| tree::signal(bookend, libc::SIGTERM));
     if !signalled {
         return Err(Failure::new(
             FAILED,
@@ -115,8 +113,4 @@ fn signal_owner(record: &Record, id: &RunId) -> Result<Done, Failure> {
     }
     say(&format!("stopping run {id}; bookend wait {} waits for its end", id.short()));
     Ok(Done::with(0))
-}
-
-fn bookends(owner: &Owner) -> [Option<(i32, u64)>; 2] {
-    [Some((owner.pid, owner.start_time)), owner.front_pid.zip(owner.front_start_time)]
 }

@@ -1,6 +1,6 @@
 //! `bookend ps`.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::model::id::RunId;
 use crate::model::record::{Record, SCHEMA};
 use crate::query::{self, Filter, Sort};
 use crate::store::Store;
-use crate::view::table;
+use crate::view::{quote, table};
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
@@ -141,7 +141,9 @@ impl Listing {
         if args.quiet {
             return self.records.iter().flat_map(|r| [r.run_id.as_str(), "\n"]).collect();
         }
-        let line = |value: &Record| serde_json::to_string(value).map(|text| text + "\n").unwrap_or_default();
+        let line = |value: &Record| {
+            serde_json::to_string(value).map(|text| quote::json(&text) + "\n").unwrap_or_default()
+        };
         match format(args) {
             Format::Table => table::runs(&self.records, &look(), args.no_trunc),
             Format::Jsonl => self.records.iter().map(line).collect(),
@@ -149,7 +151,7 @@ impl Listing {
             Format::Json => {
                 let fields = args.json.as_deref().unwrap_or_default();
                 let runs: Vec<Value> = self.records.iter().map(|r| select(r, fields)).collect();
-                format!("{}\n", json!({ "schema": SCHEMA, "runs": runs }))
+                format!("{}\n", quote::json(&json!({ "schema": SCHEMA, "runs": runs }).to_string()))
             }
         }
     }
@@ -161,7 +163,9 @@ impl Listing {
         for record in &self.records {
             let _ = writer.write_record(table::csv(record));
         }
-        String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+        let text = String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default();
+        // A spreadsheet gets the texts as they are, a terminal what it can show.
+        if io::stdout().is_terminal() { quote::visible(&text) } else { text }
     }
 }
 
@@ -183,7 +187,7 @@ fn read(store: &Store, id: &RunId, all: bool) -> Option<Record> {
     let record = reading.record()?;
     if record.status.is_terminal() && !all {
         if matches!(reading, Reading::Final(_)) {
-            store.unmark(id);
+            reconcile::finish_sealed(store, id);
         }
         return None;
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use clap::Args;
 
 use super::error::{FAILED, Failure};
-use super::{Done, look, pick, print, say};
+use super::{Done, look, pick, print, print_json, say};
 use crate::disk;
 use crate::guard::reconcile::Reading;
 use crate::model::id::RunId;
@@ -53,7 +53,7 @@ pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
         return Err(Failure::new(FAILED, format!("reading run {id}: {why}"), hint));
     };
     if args.json {
-        print(format!("{}\n", serde_json::to_string(record).unwrap_or_default()).as_bytes())?;
+        print_json(record)?;
     } else {
         print(show::run(record, &look(), &files(&store, &id)).as_bytes())?;
     }

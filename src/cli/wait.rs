@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::error::{FAILED, Failure};
 use super::pick;
-use super::{Done, print};
+use super::{Done, print_json};
 use crate::guard::reconcile::Reading;
 use crate::model::record::Record;
 use crate::store::watch::Watch;
@@ -69,7 +69,7 @@ fn spinner() -> ProgressBar {
 
 fn finish(args: &WaitArgs, record: &Record) -> Result<Done, Failure> {
     if args.json {
-        print(format!("{}\n", serde_json::to_string(record).unwrap_or_default()).as_bytes())?;
+        print_json(record)?;
     }
     Ok(Done::with(record.wrapper_exit_code.unwrap_or(super::error::INTERNAL)))
 }

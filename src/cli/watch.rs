@@ -122,7 +122,7 @@ impl Watching {
             }
             self.seen.insert(record.run_id.clone(), now);
             let line = if self.json {
-                serde_json::to_string(record).unwrap_or_default()
+                quote::json(&serde_json::to_string(record).unwrap_or_default())
             } else {
                 let look = look();
                 let name = record.name.as_deref().map(quote::visible_line).unwrap_or_default();

@@ -169,7 +169,7 @@ pub fn finished_by_record(hands: &mut Hands) -> Finished {
     if !hands.guard.ledger.published.load(std::sync::atomic::Ordering::SeqCst) {
         let _ = hands.guard.dir.ensure_published();
         if hands.sealed_before().is_some() {
-            hands.guard.dir.unmark();
+            hands.guard.dir.clear_up();
         }
     }
     let unsealed = Finished { code: 125, ..Finished::default() };

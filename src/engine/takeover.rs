@@ -49,7 +49,7 @@ impl Hands {
         let done = self.guard.dir.ensure_published();
         published.store(done.is_ok(), Ordering::SeqCst);
         match &done {
-            Ok(()) if sealed => self.guard.dir.unmark(),
+            Ok(()) if sealed => self.guard.dir.clear_up(),
             Ok(()) => {}
             Err(e) => self.guard.degrade(format!("the run could not be given its name: {e}")),
         }

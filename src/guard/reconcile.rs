@@ -14,7 +14,7 @@ use crate::model::id::RunId;
 use crate::model::notes;
 use crate::model::outcome::{Ending, ExitReason, exit_code};
 use crate::model::plan::Capture;
-use crate::model::record::{Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
+use crate::model::record::{self, Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
 use crate::model::time::Timestamp;
 use crate::process::identity::{self, Place, Stat};
 use crate::process::tree;
@@ -68,25 +68,33 @@ pub fn read(store: &Store, id: &RunId) -> io::Result<Reading> {
 }
 
 fn read_bare(store: &Store, id: &RunId, dir: OwnedFd) -> io::Result<Reading> {
-    match read_record(&dir, RECORD) {
+    match read_record(&dir, id, RECORD) {
         Found::Whole(record) => return Ok(Reading::Final(Box::new(record))),
-        Found::Torn(why) => return Ok(Reading::Unclear(status_of(&dir), format!("run.json is torn: {why}"))),
+        Found::Torn(why) => {
+            return Ok(Reading::Unclear(status_of(&dir, id), format!("run.json is torn: {why}")));
+        }
         Found::Absent => {}
     }
-    let Ok(lock) = disk::open_at(&dir, LOCK) else {
-        return Ok(Reading::Unclear(status_of(&dir), "its lock is missing".to_owned()));
+    let lock = match disk::open_at(&dir, LOCK) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok(Reading::Unclear(status_of(&dir, id), "its lock is missing".to_owned()));
+        }
+        Err(e) => {
+            return Ok(Reading::Unclear(status_of(&dir, id), format!("its lock can not be opened: {e}")));
+        }
+        Ok(lock) => lock,
     };
     if !disk::try_lock_shared(&lock)? {
-        return Ok(living(&dir));
+        return Ok(living(&dir, id));
     }
     // It may have been sealed between the two looks.
-    if let Found::Whole(record) = read_record(&dir, RECORD) {
+    if let Found::Whole(record) = read_record(&dir, id, RECORD) {
         return Ok(Reading::Final(Box::new(record)));
     }
     let evidence = Evidence::gather(&dir, id);
     Ok(match evidence.verdict() {
-        Verdict::Living => living(&dir),
-        Verdict::Elsewhere(why) => Reading::Unclear(evidence.status.map(Box::new), why),
+        Verdict::Living => living(&dir, id),
+        Verdict::Unsure(why) => Reading::Unclear(evidence.status.map(Box::new), why),
         Verdict::Orphaned => evidence.orphaned(),
         Verdict::Gone => seal(store, id, dir, lock, evidence, None),
     })
@@ -135,15 +143,15 @@ fn settle(leftovers: &mut [Leftover], fate: Fate) {
     }
 }
 
-fn status_of(dir: &OwnedFd) -> Option<Box<Record>> {
-    match read_any(dir) {
+fn status_of(dir: &OwnedFd, id: &RunId) -> Option<Box<Record>> {
+    match read_any(dir, id) {
         Found::Whole(record) => Some(Box::new(record)),
         _ => None,
     }
 }
 
-fn living(dir: &OwnedFd) -> Reading {
-    match (read_record(dir, RECORD), read_record(dir, STATUS)) {
+fn living(dir: &OwnedFd, id: &RunId) -> Reading {
+    match (read_record(dir, id, RECORD), read_record(dir, id, STATUS)) {
         (Found::Whole(record), _) => Reading::Final(Box::new(record)),
         (_, Found::Whole(mut record)) => {
             record.last_output_at = written_at(dir, LOG);
@@ -176,20 +184,20 @@ struct Evidence {
 
 enum Verdict {
     Living,
-    Elsewhere(String),
+    /// It can not be told from here, or is not ours to tell.
+    Unsure(String),
     Orphaned,
     Gone,
 }
 
 impl Evidence {
     fn gather(dir: &OwnedFd, id: &RunId) -> Self {
-        let status = match read_record(dir, STATUS) {
+        let status = match read_record(dir, id, STATUS) {
             Found::Whole(record) => Some(record),
             _ => None,
         };
-        let events = events_of(dir);
+        let [spawned, stopping, exited] = last_events(dir, ["spawned", "stopping", "exited"]);
         let pid_of = |e: &Value| e.get("pid").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok());
-        let named = |name: &str| events.iter().rev().find(|e| e["event"] == name);
         let owner = status.as_ref().map(|s| s.owner.clone()).unwrap_or_default();
         let is_owner = |pid: Option<i32>, start: Option<u64>| match (pid, start) {
             (Some(pid), Some(start)) if pid > 1 && start > 0 => identity::is_alive(pid, start),
@@ -197,12 +205,12 @@ impl Evidence {
         };
         let mut evidence = Self {
             here: Place::here(),
-            spawned_pid: named("spawned").and_then(pid_of),
-            exit: named("exited").and_then(|e| serde_json::from_value(e["exit"].clone()).ok()),
+            spawned_pid: pid_of(&spawned),
+            exit: serde_json::from_value(exited["exit"].clone()).ok(),
             last_sign: [STATUS, EVENTS, LOG].iter().filter_map(|name| written_at(dir, name)).max(),
             owner_alive: is_owner(Some(owner.pid), Some(owner.start_time))
                 || is_owner(owner.front_pid, owner.front_start_time),
-            cause: named("stopping").and_then(|e| serde_json::from_value(e["cause"].clone()).ok()),
+            cause: serde_json::from_value(stopping["cause"].clone()).ok(),
             alive: Vec::new(),
             leftovers: Vec::new(),
             status,
@@ -228,8 +236,14 @@ impl Evidence {
             return if self.alive.is_empty() { Verdict::Gone } else { Verdict::Orphaned };
         };
         let (owner, here) = (&status.owner, &self.here);
+        if status.is_of_later_version() {
+            return Verdict::Unsure(format!(
+                "a later version of bookend began it (schema {}) and must end it",
+                status.schema
+            ));
+        }
         if !status.host.is_empty() && status.host != here.host && owner.boot_id != here.boot_id {
-            return Verdict::Elsewhere(format!("it runs on host {}", status.host));
+            return Verdict::Unsure(format!("it runs on host {}", status.host));
         }
         let same_boot = owner.boot_id == here.boot_id;
         if same_boot && owner.pid_namespace != here.pid_namespace {
@@ -279,10 +293,22 @@ impl Evidence {
     }
 }
 
-/// The events that can be read; a torn last line is passed over.
-fn events_of(dir: &OwnedFd) -> Vec<Value> {
+/// The last event of each of some kinds, null where there is none. Lines that are no events are passed over.
+fn last_events<const N: usize>(dir: &OwnedFd, kinds: [&str; N]) -> [Value; N] {
     let bytes = disk::read_at(dir, EVENTS).unwrap_or_default();
-    bytes.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    let mut found = [const { Value::Null }; N];
+    for line in record::lines(&bytes).rev() {
+        let Ok(event) = serde_json::from_slice::<Value>(line) else { continue };
+        if let Some(at) = kinds.iter().position(|kind| event["event"] == *kind)
+            && found[at].is_null()
+        {
+            found[at] = event;
+        }
+        if found.iter().all(|event| !event.is_null()) {
+            break;
+        }
+    }
+    found
 }
 
 fn as_leftover(process: &Stat, fate: Fate) -> Leftover {
@@ -301,15 +327,15 @@ fn seal(
 ) -> Reading {
     // Other readers may hold the shared lock for a moment: then one of them, or the next reader, seals.
     if !disk::try_lock(&lock).unwrap_or(false) {
-        return match read_record(&dir, RECORD) {
+        return match read_record(&dir, id, RECORD) {
             Found::Whole(record) => Reading::Final(Box::new(record)),
             _ => Reading::Unclear(evidence.status.map(Box::new), "another reader is sealing it".to_owned()),
         };
     }
-    if let Found::Whole(record) = read_record(&dir, RECORD) {
+    if let Found::Whole(record) = read_record(&dir, id, RECORD) {
         return Reading::Final(Box::new(record));
     }
-    let record = spooled(id).or_else(|| compose(&evidence, killed_by));
+    let record = spooled(id).or_else(|| settled(&evidence)).or_else(|| compose(&evidence, killed_by));
     let Some(mut record) = record else {
         return Reading::Unclear(
             None,
@@ -330,25 +356,75 @@ fn finish(run: &RunDir, record: &mut Record) {
     let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes(), false);
     let sealed: Sealed = sealer::seal(run, record);
     if sealed.rung.is_in_place() {
-        let _ = run.settle_status();
-        run.unmark();
-        if let Some(path) = sealer::spool_file(run.id.as_str()) {
-            let _ = std::fs::remove_file(path);
-        }
         if sealed.rung != Rung::Already {
             let now = clock::now();
             let line =
                 serde_json::json!({ "schema": SCHEMA, "at": now, "event": "sealed", "author": "reader" });
             run.append_event(&run_dir::json_line(&line));
         }
+        tidy(run.dir(), &run.id);
+        // The marker goes last: while it is there, somebody comes and does what is left to do.
+        run.unmark();
     }
+}
+
+/// Removes what only a run that is not sealed has.
+fn tidy(dir: &OwnedFd, id: &RunId) {
+    let _ = run_dir::tidy(dir);
+    if let Some(path) = sealer::spool_file(id.as_str()) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Takes a sealed run from the living, where its sealer was killed before it could, and does what else was left to
+/// do. Nothing is done while a bookend holds the lock: it is about to do so itself.
+pub fn finish_sealed(store: &Store, id: &RunId) {
+    let done = store.open_run(id).and_then(|dir| {
+        let lock = disk::open_at(&dir, LOCK)?;
+        if !disk::try_lock(&lock)? {
+            return Ok(false);
+        }
+        tidy(&dir, id);
+        Ok(true)
+    });
+    // A directory that can not be tidied is sealed all the same.
+    if done.unwrap_or(true) {
+        store.unmark(id);
+    }
+}
+
+/// The living bookends of a run: the owners its record names, where they hold the very lock that lies in its
+/// directory. A process id and a start time prove who somebody is; the lock, whose.
+///
+/// # Errors
+/// As opening the run's directory and its lock.
+pub fn bookends(store: &Store, id: &RunId, record: &Record) -> io::Result<Vec<Stat>> {
+    let lock = disk::open_at(store.open_run(id)?, LOCK)?;
+    let owner = &record.owner;
+    let named = [Some((owner.pid, owner.start_time)), owner.front_pid.zip(owner.front_start_time)]
+        .into_iter()
+        .flatten();
+    let found = named.filter(|&(pid, _)| pid > 1).filter_map(|(pid, start_time)| {
+        identity::stat(pid).filter(|stat| stat.start_time == start_time && stat.is_alive())
+    });
+    Ok(found.filter(|stat| identity::has_open(stat.pid, &lock)).collect())
 }
 
 /// The record that a bookend wrote when its store could not be written to.
 fn spooled(id: &RunId) -> Option<Record> {
     let path = sealer::spool_file(id.as_str())?;
-    let bytes = std::fs::read(path).ok()?;
-    serde_json::from_slice::<Record>(&bytes).ok().filter(|r| r.run_id == *id && r.status.is_terminal())
+    let dir = disk::open_dir(path.parent()?).ok()?;
+    let bytes = disk::read_at(dir, path.file_name()?.to_str()?).ok()?;
+    Record::parse(&bytes).ok().filter(|r| r.run_id == *id && r.status.is_terminal())
+}
+
+/// The final record of a run whose run.json was lost since: status.json became its second name then.
+fn settled(evidence: &Evidence) -> Option<Record> {
+    let mut record = evidence.status.clone().filter(|status| status.status.is_terminal())?;
+    record
+        .degraded
+        .push("run.json was missing; it is made anew of status.json, which says the same".to_owned());
+    Some(record)
 }
 
 /// The record of a run that nobody saw the end of, with what is known and nothing else.

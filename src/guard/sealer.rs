@@ -89,7 +89,7 @@ pub fn seal(dir: &RunDir, record: &mut Record) -> Sealed {
     };
     if rung == Rung::Already
         && let Ok(bytes) = dir.read(RECORD)
-        && let Ok(theirs) = serde_json::from_slice::<Record>(&bytes)
+        && let Ok(theirs) = Record::parse(&bytes)
     {
         *record = theirs;
         line = bytes;

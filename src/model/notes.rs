@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::record::Record;
+use super::record::{self, Record};
 use super::time::Timestamp;
 
 /// One line of `notes.jsonl`: what somebody changed.
@@ -61,7 +61,7 @@ pub struct Note {
 
 /// Puts all that was changed into a record, for whoever reads it. Lines that can not be read are passed over.
 pub fn apply(lines: &[u8], record: &mut Record) {
-    let entries = lines.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+    let entries = record::lines(lines).filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
     for Entry { at, user, change, .. } in entries {
         if let Some(name) = change.name {
             record.name = Some(name).filter(|n| !n.is_empty());

@@ -480,6 +480,35 @@ pub struct Record {
     pub extra: Map<String, Value>,
 }
 
+/// The one field that every version of every file has.
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
+}
+
+/// Bytes that one line of a file of JSON lines may have: a text as long as an argument, each byte of it escaped.
+pub const LINE_LIMIT: usize = 1 << 20;
+
+/// Lines of a file of JSON lines that may be read; what is longer than any that bookend writes is passed over.
+pub fn lines(bytes: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty() && line.len() <= LINE_LIMIT)
+}
+
+/// Values in a JSON text at most: one more than what separates them, outside of strings.
+fn values_in(bytes: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for &byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// The record of one task.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskRecord {
@@ -519,7 +548,37 @@ pub struct TaskRecord {
     pub extra: Map<String, Value>,
 }
 
+/// Values that a record may hold: each argument of the longest command line, and each once more in base64.
+const VALUES_LIMIT: usize = 1 << 21;
+
 impl Record {
+    /// Reads a record of this version or a later one.
+    ///
+    /// # Errors
+    /// What is wrong with it, in a few words.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        // Values of unknown fields take many times the memory that they take on the disk.
+        if values_in(bytes) > VALUES_LIMIT {
+            return Err(format!("it holds more than {VALUES_LIMIT} values"));
+        }
+        match serde_json::from_slice::<Self>(bytes) {
+            Ok(record) if record.schema == 0 => Err("its schema is 0, which there never was".to_owned()),
+            Ok(record) => Ok(record),
+            Err(e) => Err(match serde_json::from_slice::<Version>(bytes) {
+                Ok(found) if found.schema > SCHEMA => {
+                    format!("its schema is {}, of a later version: {e}", found.schema)
+                }
+                _ => e.to_string(),
+            }),
+        }
+    }
+
+    /// Whether a later version of bookend wrote it: it is read and never written over.
+    #[must_use]
+    pub fn is_of_later_version(&self) -> bool {
+        self.schema > SCHEMA
+    }
+
     /// The task record of a one-task run: the same end, seen from the task.
     #[must_use]
     pub fn only_task(&self) -> TaskRecord {
@@ -538,5 +597,33 @@ impl Record {
             error: self.error.clone(),
             extra: Map::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_values_outside_of_strings() {
+        assert_eq!(values_in(br#"{"a":[1,2,"x,[{\"y,"],"b":{}}"#), 6);
+        let many = format!("{{\"schema\":1,\"later\":[{}0]}}", "0,".repeat(VALUES_LIMIT));
+        assert!(Record::parse(many.as_bytes()).unwrap_err().contains("values"));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_record() {
+        let wrong = |text: &str| Record::parse(text.as_bytes()).unwrap_err();
+        assert!(wrong(r#"{"schema":2,"run_id":7}"#).starts_with("its schema is 2, of a later version"));
+        assert!(!wrong(r#"{"schema":1,"run_id":7}"#).contains("later version"));
+        assert!(wrong(r#"{"schema":-1}"#).contains("-1"));
+        assert!(wrong("").contains("EOF"));
+    }
+
+    #[test]
+    fn passes_over_lines_that_nobody_writes() {
+        let long = "x".repeat(LINE_LIMIT + 1);
+        let text = format!("a\n\n{long}\nb");
+        assert_eq!(lines(text.as_bytes()).collect::<Vec<_>>(), [b"a", b"b"]);
     }
 }

@@ -33,6 +33,12 @@ impl Status {
         matches!(self, Self::Completed | Self::Failed | Self::Stopped | Self::Lost)
     }
 
+    /// Whether the run goes on. A word of a later version says neither.
+    #[must_use]
+    pub fn is_living(self) -> bool {
+        matches!(self, Self::Initializing | Self::Running | Self::Stopping)
+    }
+
     /// The word as it stands in JSON.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -107,6 +107,16 @@ pub fn has_variable(pid: i32, name: &str, value: &str) -> bool {
         .is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|entry| entry == wanted.as_bytes()))
 }
 
+/// Whether a process has a file open; false where that can not be seen.
+#[must_use]
+pub fn has_open(pid: i32, file: &fs::File) -> bool {
+    let Ok(wanted) = file.metadata() else { return false };
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    entries.flatten().any(|entry| {
+        fs::metadata(entry.path()).is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()))
+    })
+}
+
 /// What tells this machine, boot and pid namespace from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use super::Store;
 use super::run_dir::{NOTES, RECORD, STATUS};
-use super::{LIVE, Store};
 use crate::disk;
 use crate::model::id::RunId;
 use crate::model::notes;
@@ -38,22 +38,28 @@ pub enum Found<T> {
     Whole(T),
 }
 
-/// Reads a record file, telling absent from torn.
-pub fn read_record(dir: &OwnedFd, name: &str) -> Found<Record> {
-    match disk::read_at(dir, name) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Absent,
-        Err(e) => Found::Torn(e.to_string()),
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(record) => Found::Whole(record),
-            Err(e) => Found::Torn(e.to_string()),
-        },
+/// Reads a record file of a run, telling absent from torn. A record of another run is torn, as is a run.json that
+/// says the run lives.
+pub fn read_record(dir: &OwnedFd, id: &RunId, name: &str) -> Found<Record> {
+    let bytes = match disk::read_at(dir, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Absent,
+        Err(e) => return Found::Torn(e.to_string()),
+        Ok(bytes) => bytes,
+    };
+    match Record::parse(&bytes) {
+        Err(why) => Found::Torn(why),
+        Ok(record) if record.run_id != *id => Found::Torn(format!("it is of run {}", record.run_id)),
+        Ok(record) if name == RECORD && record.status.is_living() => {
+            Found::Torn(format!("it says {}", record.status.word()))
+        }
+        Ok(record) => Found::Whole(record),
     }
 }
 
 /// What is known of a run without asking whether it lives: its final record, else its living state.
-pub fn read_any(dir: &OwnedFd) -> Found<Record> {
-    match read_record(dir, RECORD) {
-        Found::Absent => read_record(dir, STATUS),
+pub fn read_any(dir: &OwnedFd, id: &RunId) -> Found<Record> {
+    match read_record(dir, id, RECORD) {
+        Found::Absent => read_record(dir, id, STATUS),
         found => found,
     }
 }
@@ -64,7 +70,7 @@ impl Store {
     /// # Errors
     /// As opening or reading the directory of runs.
     pub fn all(&self) -> io::Result<Vec<RunId>> {
-        ids(self.runs())
+        ids(self.runs(), disk::dir_names)
     }
 
     /// Ids of the runs that have no final record yet, newest first.
@@ -72,12 +78,12 @@ impl Store {
     /// # Errors
     /// As opening or reading the directory of markers.
     pub fn living(&self) -> io::Result<Vec<RunId>> {
-        ids(disk::open_dir_at(self.dir(), LIVE))
+        ids(self.live(), disk::names)
     }
 
     /// Takes a sealed run from the living, where a bookend was killed before it could.
     pub fn unmark(&self, id: &RunId) {
-        let _ = disk::remove_at(self.dir(), &format!("{LIVE}/{id}"));
+        let _ = self.live().and_then(|live| disk::remove_at(live, id.as_str()));
     }
 
     /// Opens the directory of a run.
@@ -136,7 +142,7 @@ impl Store {
     fn named(&self, all: &[RunId], name: &str) -> Vec<RunId> {
         let is_named = |id: &&RunId| {
             let Ok(dir) = self.open_run(id) else { return false };
-            let Found::Whole(mut record) = read_any(&dir) else { return false };
+            let Found::Whole(mut record) = read_any(&dir, id) else { return false };
             notes::apply(&disk::read_at(&dir, NOTES).unwrap_or_default(), &mut record);
             record.name.as_deref() == Some(name)
         };
@@ -144,12 +150,15 @@ impl Store {
     }
 }
 
-fn ids(dir: io::Result<OwnedFd>) -> io::Result<Vec<RunId>> {
+fn ids(
+    dir: io::Result<OwnedFd>,
+    names: impl Fn(OwnedFd) -> io::Result<Vec<String>>,
+) -> io::Result<Vec<RunId>> {
     let dir = match dir {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    let mut ids: Vec<RunId> = disk::names(dir)?.iter().filter_map(|name| RunId::parse(name)).collect();
+    let mut ids: Vec<RunId> = names(dir)?.iter().filter_map(|name| RunId::parse(name)).collect();
     ids.sort_unstable_by(|a, b| b.cmp(a));
     Ok(ids)
 }

@@ -1,5 +1,6 @@
 //! One run's directory: made under a temporary name, published by a rename, sealed by a rename.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,6 +70,7 @@ pub struct RunDir {
     pub id: RunId,
     store: Rc<OwnedFd>,
     runs: OwnedFd,
+    live: OnceCell<OwnedFd>,
     dir: OwnedFd,
     /// Locked while a bookend of the run lives.
     pub lock: File,
@@ -159,6 +161,7 @@ impl RunDir {
             id,
             store: Rc::clone(store.dir()),
             runs,
+            live: OnceCell::new(),
             dir: parts.dir,
             lock: parts.lock,
             log: Rc::new(parts.log),
@@ -174,11 +177,12 @@ impl RunDir {
     /// # Errors
     /// What the failing step said.
     pub fn adopt(store: &Store, id: &RunId, dir: OwnedFd, lock: File) -> Result<Self, RunDirError> {
-        let fallback = |name: &str| disk::append_at(&dir, name);
-        let events = fallback(EVENTS).map_err(failed("opening its events"))?;
-        let log = disk::open_at(&dir, LOG).or_else(|_| fallback(LOG)).map_err(failed("opening its log"))?;
+        let events = or_nothing(disk::append_at(&dir, EVENTS)).map_err(failed("opening its events"))?;
+        let log = disk::open_at(&dir, LOG);
+        let log = log.or_else(|_| disk::append_at(&dir, LOG));
+        let log = or_nothing(log).map_err(failed("opening its log"))?;
         // The space that was set aside is what a full disk has left for the record.
-        let reserve = disk::open_own_at(&dir, RESERVE).map_err(failed("opening its reserve"))?;
+        let reserve = or_nothing(disk::open_own_at(&dir, RESERVE)).map_err(failed("opening its reserve"))?;
         let runs = store.runs().map_err(failed("opening the directory of runs"))?;
         let parts = Parts { dir, lock, log, index: None, events, reserve };
         Ok(Self::of_parts(parts, store, runs, id.clone(), Durability::Full))
@@ -212,15 +216,26 @@ impl RunDir {
 
     fn give_name(&self) -> io::Result<()> {
         let name = format!("{UNPUBLISHED}{}", self.id);
-        match disk::link_at(&self.dir, LOCK, &self.store, &format!("{LIVE}/{}", self.id)) {
+        let live = match self.live() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 super::make_parts(&self.store)?;
-                disk::link_at(&self.dir, LOCK, &self.store, &format!("{LIVE}/{}", self.id))?;
+                self.live()
             }
+            other => other,
+        }?;
+        match disk::link_at(&self.dir, LOCK, live, self.id.as_str()) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
         disk::rename_new_at(&self.runs, &name, &self.runs, self.id.as_str())
+    }
+
+    /// The directory of markers, opened once.
+    fn live(&self) -> io::Result<&OwnedFd> {
+        match self.live.get() {
+            Some(live) => Ok(live),
+            None => disk::open_dir_at(&self.store, LIVE).map(|opened| self.live.get_or_init(|| opened)),
+        }
     }
 
     fn flush_name(&self) -> io::Result<()> {
@@ -242,13 +257,19 @@ impl RunDir {
             let name = format!("{UNPUBLISHED}{}", self.id);
             let _ = disk::rename_new_at(&self.runs, self.id.as_str(), &self.runs, &name);
         }
-        let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
+        self.unmark();
         let _ = disk::remove_flat_dir_at(&self.runs, &format!("{UNPUBLISHED}{}", self.id));
     }
 
     /// Takes the run from the living.
     pub fn unmark(&self) {
-        let _ = disk::remove_at(&self.store, &format!("{LIVE}/{}", self.id));
+        let _ = self.live().and_then(|live| disk::remove_at(live, self.id.as_str()));
+    }
+
+    /// Does what was left to do of a sealed run, whose sealer was killed, and takes it from the living.
+    pub fn clear_up(&self) {
+        let _ = tidy(&self.dir);
+        self.unmark();
     }
 
     /// Writes status.json for the first time.
@@ -355,14 +376,7 @@ impl RunDir {
     /// # Errors
     /// As linkat(2) and renameat(2).
     pub fn settle_status(&self) -> io::Result<()> {
-        if let Err(e) = disk::link_at(&self.dir, RECORD, &self.dir, FRESH_STATUS) {
-            if e.kind() != io::ErrorKind::AlreadyExists {
-                return Err(e);
-            }
-            disk::remove_at(&self.dir, FRESH_STATUS)?;
-            disk::link_at(&self.dir, RECORD, &self.dir, FRESH_STATUS)?;
-        }
-        disk::replace_at(&self.dir, FRESH_STATUS, &self.dir, STATUS)
+        settle_status(&self.dir)
     }
 
     /// Reads one of the run's small files.
@@ -371,6 +385,52 @@ impl RunDir {
     /// As [`disk::read_at`].
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         disk::read_at(&self.dir, name)
+    }
+}
+
+fn settle_status(dir: &OwnedFd) -> io::Result<()> {
+    if let Err(e) = disk::link_at(dir, RECORD, dir, FRESH_STATUS) {
+        if e.kind() != io::ErrorKind::AlreadyExists {
+            return Err(e);
+        }
+        disk::remove_at(dir, FRESH_STATUS)?;
+        disk::link_at(dir, RECORD, dir, FRESH_STATUS)?;
+    }
+    disk::replace_at(dir, FRESH_STATUS, dir, STATUS)
+}
+
+/// Does what was left to do in the directory of a sealed run whose sealer was killed: status.json says what run.json
+/// says, and there are no temporary files. The lock must be held exclusively.
+///
+/// # Errors
+/// As reading the directory; what can not be removed stays.
+pub fn tidy(dir: &OwnedFd) -> io::Result<()> {
+    // Once more would leave the new name behind: a rename to another name of the same file does nothing.
+    if !is_settled(dir) {
+        let _ = settle_status(dir);
+    }
+    for name in disk::names(dir)?.iter().filter(|name| name.starts_with('.') || *name == RESERVE) {
+        let _ = disk::remove_at(dir, name);
+    }
+    Ok(())
+}
+
+fn is_settled(dir: &OwnedFd) -> bool {
+    let named = [RECORD, STATUS].map(|name| disk::open_at(dir, name));
+    matches!(named, [Ok(record), Ok(status)] if disk::same_place(record.as_fd(), status.as_fd()))
+}
+
+/// A file that could be opened, or one with nothing in it in the place of something that is no file of ours: a run
+/// with a FIFO for a log has an end too.
+fn or_nothing(opened: io::Result<File>) -> io::Result<File> {
+    match opened {
+        Err(e)
+            if e.kind() == io::ErrorKind::InvalidData
+                || matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EISDIR)) =>
+        {
+            disk::open_null().map(File::from)
+        }
+        other => other,
     }
 }
 

@@ -35,7 +35,10 @@ pub fn command(argv: &[String]) -> String {
 /// Whether a character steers a terminal or the direction of text instead of showing something.
 #[must_use]
 pub fn is_control(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let is_bidi =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let breaks_lines = matches!(c, '\u{2028}' | '\u{2029}');
+    c.is_control() || is_bidi || breaks_lines
 }
 
 /// Text with every control character but newline and tab made visible.
@@ -54,6 +57,17 @@ pub fn visible(text: &str) -> String {
 #[must_use]
 pub fn visible_line(text: &str) -> String {
     visible(&text.replace('\n', "\\n").replace('\t', "\\t"))
+}
+
+/// A JSON document without the control characters that JSON lets stand as they are; it says the same.
+#[must_use]
+pub fn json(document: &str) -> String {
+    let escaped =
+        |c: char| if c != '\n' && is_control(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+    match document.chars().any(|c| c != '\n' && is_control(c)) {
+        true => document.chars().map(escaped).collect(),
+        false => document.to_owned(),
+    }
 }
 
 /// Text cut to `width` columns of a terminal.
@@ -87,6 +101,7 @@ mod tests {
         assert_eq!(argument("\x1b[31m"), r"$'\x1b[31m'");
         assert_eq!(visible("a\x1b]52;c\x07\u{202e}\n"), "a<1b>]52;c<07><202e>\n");
         assert_eq!(visible_line("a\nb\tc"), "a\\nb\\tc");
+        assert_eq!(json("{\"a\":\"\u{9b}\u{202e}é\"}\n"), "{\"a\":\"\\u009b\\u202eé\"}\n");
         assert_eq!(shortened("abcdef", 4), "abc…");
         assert_eq!(shortened("日本語", 4), "日…");
     }

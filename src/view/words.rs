@@ -16,7 +16,7 @@ pub fn exit(exit: &Exit) -> String {
         (None, Some(signal)) => {
             let name = exit.signal_name.clone().unwrap_or_else(|| crate::model::signal::name(signal));
             let core = if exit.core_dumped { ", core dumped" } else { "" };
-            format!("{name} ({signal}){core}")
+            format!("{} ({signal}){core}", quote::visible_line(&name))
         }
         (None, None) => "not seen".to_owned(),
     }
@@ -31,7 +31,7 @@ pub fn ended_by(by: &EndedBy) -> String {
         _ => "another process".to_owned(),
     };
     let user = by.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
-    let signal = by.signal.as_deref().unwrap_or("a signal");
+    let signal = quote::visible_line(by.signal.as_deref().unwrap_or("a signal"));
     let who = match by.actor {
         Actor::Terminal => format!("{signal} from the terminal"),
         Actor::Process => format!("{signal} from {process}{user}"),

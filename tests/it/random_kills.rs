@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
+use crate::random::{Random, seed};
 use crate::tripwire::{
     DETACHED, FILE, Hit, Lab, PIPE, Reach, Scene, Tally, Trial, Who, campaign, reach, require, word,
 };
@@ -28,25 +29,6 @@ const SCENES: [Scene; 6] = [
     Scene { name: "true", script: ": >$MARK", code: 0, out: "", err: "", ..FILE },
 ];
 
-/// A small generator of random numbers that a seed makes the same again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
-/// The seed: the clock's, or the one of a failure that is to be seen again.
-fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
-    let given = std::env::var("BOOKEND_SEED").ok().and_then(|seed| seed.parse().ok());
-    given.unwrap_or(now.as_nanos() as u64 | 1)
-}
-
 /// The microseconds within which a scene is over when nothing hinders it.
 fn window_us(lab: &mut Lab, scene: Scene) -> u64 {
     let mut play = || {
@@ -62,7 +44,7 @@ fn hits(count: usize) -> Vec<(Scene, Who, Hit)> {
     let windows = SCENES.map(|scene| window_us(&mut lab, scene));
     let seed = seed();
     eprintln!("random kills: BOOKEND_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     (0..count)
         .map(|n| {
             let who = [Who::Front, Who::Keeper, Who::Front, Who::Keeper, Who::Both][n % 5];

@@ -23,7 +23,8 @@ const WORKERS: usize = 2;
 /// The time that one trial may take, the tripwire's own limit and a little more.
 const TRIAL_LIMIT: Duration = Duration::from_secs(40);
 
-fn program() -> &'static Path {
+/// The compiled tripwire.
+pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| compile("tripwire", include_str!("../../fixtures/harness/tripwire.c")))
 }
@@ -168,7 +169,8 @@ fn identity(place: &Path) -> Option<(u64, SystemTime)> {
     Some((found.ino(), found.modified().ok()?))
 }
 
-fn numbers(report: &Path) -> BTreeMap<String, i64> {
+/// The words and numbers of a tripwire's report.
+pub fn numbers(report: &Path) -> BTreeMap<String, i64> {
     let text = fs::read_to_string(report).unwrap_or_default();
     let pair = |line: &str| {
         let (word, number) = line.split_once(' ')?;
@@ -486,7 +488,7 @@ pub fn campaign<T: Sync + Copy>(
 }
 
 /// The numbers below `count` in an order whose every beginning is spread evenly: by their reversed bits.
-fn spread(count: usize) -> Vec<usize> {
+pub fn spread(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by_key(|n| n.reverse_bits());
     order
