@@ -35,7 +35,9 @@ pub fn command(argv: &[String]) -> String {
 /// Whether a character steers a terminal or the direction of text instead of showing something.
 #[must_use]
 pub fn is_control(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
 }
 
 /// Text with every control character but newline and tab made visible.
