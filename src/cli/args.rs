@@ -42,7 +42,7 @@ pub enum Command {
     Ps(PsArgs),
     /// Show how a run ended, or how it is doing
     Show(ShowArgs),
-    /// Print the log of a run
+    /// Print the logs of runs
     Logs(LogsArgs),
     /// Watch runs live
     Watch(WatchArgs),

@@ -14,12 +14,13 @@ use crate::model::id::RunId;
 use crate::model::notes;
 use crate::model::outcome::{Ending, ExitReason, exit_code};
 use crate::model::plan::Capture;
-use crate::model::record::{Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
+use crate::model::record::{Author, EndedBy, Exit, Fate, Gap, Leftover, Reconciled, Record, SCHEMA};
 use crate::model::time::Timestamp;
 use crate::process::identity::{self, Place, Stat};
 use crate::process::tree;
 use crate::store::Store;
 use crate::store::list::{Found, read_any, read_record};
+use crate::store::log;
 use crate::store::run_dir::{self, EVENTS, LOCK, LOG, NOTES, RECORD, RunDir, STATUS};
 
 /// What a reader knows of a run.
@@ -324,7 +325,7 @@ fn seal(
 }
 
 fn finish(run: &RunDir, record: &mut Record) {
-    record.log.bytes = run.log.metadata().map_or(record.log.bytes, |found| found.len());
+    count_log(run, record);
     let _ = run.write_over(run_dir::TASK, &run_dir::json_line(&record.only_task()), false);
     let text = super::diagnostics::of(record, &run.log);
     let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes(), false);
@@ -341,6 +342,17 @@ fn finish(run: &RunDir, record: &mut Record) {
                 serde_json::json!({ "schema": SCHEMA, "at": now, "event": "sealed", "author": "reader" });
             run.append_event(&run_dir::json_line(&line));
         }
+    }
+}
+
+/// Puts the figures of the log into the record. What was trimmed last its bookends had no time to say.
+fn count_log(run: &RunDir, record: &mut Record) {
+    let log = &mut record.log;
+    log.bytes = run.log.metadata().map_or(log.bytes, |found| found.len());
+    if let Some((from, to)) = log::hole(&run.log, record.plan.log_max_bytes) {
+        let known = log.gap.map_or(0, |gap| gap.bytes);
+        log.dropped_bytes = log.dropped_bytes.saturating_sub(known) + (to - from);
+        log.gap = Some(Gap { offset: from, bytes: to - from });
     }
 }
 

@@ -10,7 +10,7 @@ use super::marks::Marks;
 use super::run_dir::{INDEX, LOG};
 use crate::disk;
 use crate::model::plan::Capture;
-use crate::model::record::{Author, Gap, Record};
+use crate::model::record::{Gap, Record};
 use crate::model::stream::Stream;
 use crate::process::pump;
 
@@ -46,7 +46,7 @@ pub struct Piece<'a> {
 enum Dropped {
     /// The final record.
     Told(Option<Gap>),
-    /// The file itself, while the run lives, and where a bookend was killed before it could say what it trimmed last.
+    /// The file itself, while the run lives.
     Found,
 }
 
@@ -84,8 +84,7 @@ impl Log {
     /// Takes in what is known of the run now.
     pub fn learn(&mut self, record: &Record) {
         self.limit = record.plan.log_max_bytes;
-        let told = record.status.is_terminal() && record.author != Some(Author::Reader);
-        self.gap = if told { Dropped::Told(record.log.gap) } else { Dropped::Found };
+        self.gap = if record.status.is_terminal() { Dropped::Told(record.log.gap) } else { Dropped::Found };
     }
 
     /// Whether it is known when bytes came.

@@ -12,7 +12,7 @@ pub struct Line {
     pub text: Vec<u8>,
     /// Whether it is the beginning of a line.
     pub begins: bool,
-    /// Whether a newline stood after it.
+    /// Whether it is the end of a line; if not, another part will follow.
     pub ends: bool,
 }
 
@@ -48,10 +48,9 @@ impl Assembler {
 
     /// Passes on a last line that has no newline.
     pub fn finish(&mut self, mut out: impl FnMut(Line)) {
-        if !self.text.is_empty() {
-            self.pass_on(false, &mut out);
+        if self.begun || !self.text.is_empty() {
+            self.pass_on(true, &mut out);
         }
-        self.begun = false;
     }
 
     fn add(&mut self, part: &[u8], ms: Option<u64>) {
@@ -95,8 +94,8 @@ mod tests {
     #[test]
     fn a_line_is_of_the_time_of_its_first_byte() {
         let found = lines(&[(b"a\nb", 1), (b"c\n", 2), (b"\n", 3), (b"d", 4)]);
-        let line = |ms, text: &str, ends| (ms, text.to_owned(), true, ends);
-        assert_eq!(found, [line(1, "a", true), line(1, "bc", true), line(3, "", true), line(4, "d", false)]);
+        let line = |ms, text: &str| (ms, text.to_owned(), true, true);
+        assert_eq!(found, [line(1, "a"), line(1, "bc"), line(3, ""), line(4, "d")]);
     }
 
     #[test]

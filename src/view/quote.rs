@@ -58,6 +58,15 @@ pub fn visible_line(text: &str) -> String {
     visible(&text.replace('\n', "\\n").replace('\t', "\\t"))
 }
 
+/// JSON that means the same and steers no terminal: what JSON lets stand in strings is escaped there too.
+#[must_use]
+pub fn json(text: &str) -> String {
+    if !text.chars().any(is_control) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if is_control(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() }).collect()
+}
+
 /// Text cut to `width` columns of a terminal.
 #[must_use]
 pub fn shortened(text: &str, width: usize) -> String {

@@ -12,6 +12,7 @@ mod fault_sweep;
 mod kill_sweep;
 mod layers;
 mod listing;
+mod logs;
 mod machine_traces;
 mod pty;
 mod random_kills;
