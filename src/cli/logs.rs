@@ -96,7 +96,9 @@ pub fn run(args: &LogsArgs) -> Result<Done, Failure> {
     let (store, ids) = pick::several(&args.runs)?;
     // The watch comes first: what is written after the first look wakes us for the next one.
     let watch = Watch::none();
-    ids.iter().for_each(|id| watch.run(&store, id));
+    for id in &ids {
+        watch.run(&store, id);
+    }
     let wanted = wanted(args);
     let mut code = 0;
     let mut feeds = Vec::new();
