@@ -133,3 +133,80 @@ impl Marks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    fn marks(file: File, ledger: &'static Ledger) -> Marks {
+        Marks::new(Rc::new(file), ledger, Moment(1000), 64 * 1024)
+    }
+
+    fn text(file: &File) -> String {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_mark_is_made_for_another_stream_and_for_another_time() {
+        let ledger = Ledger::map().unwrap();
+        let mut marks = marks(tempfile::tempfile().unwrap(), ledger);
+        let (out, err) = (Stream::Out, Stream::Err);
+        for (stream, ms, bytes) in [
+            (out, 1005, 10),
+            (out, 1104, 10),
+            (out, 1105, 10),
+            (err, 1106, 5),
+            (err, 1205, 5),
+            (err, 1300, 5),
+        ] {
+            marks.begin(stream, Moment(ms), true);
+            ledger.log_bytes.fetch_add(bytes, Ordering::SeqCst);
+        }
+        assert_eq!(text(&marks.file), "5 1 0\n105 1 20\n106 2 30\n300 2 40\n");
+        assert_eq!(ledger.segment.load(Ordering::SeqCst), 30 * 4 + 2);
+    }
+
+    #[test]
+    fn what_a_full_disk_did_not_take_is_written_by_whoever_goes_on() {
+        let ledger = Ledger::map().unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut keeper = marks(full, ledger);
+        keeper.begin(Stream::Out, Moment(1000), true);
+        ledger.log_bytes.store(7, Ordering::SeqCst);
+        keeper.begin(Stream::Err, Moment(1001), true);
+        keeper.begin(Stream::Out, Moment(1002), true);
+        keeper.begin(Stream::Err, Moment(1003), false);
+        assert_eq!(
+            keeper.unwritten.len(),
+            1,
+            "one of each offset, and one that was begun: {:?}",
+            keeper.rest
+        );
+        assert!(ledger.unmarked.load(Ordering::SeqCst));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0 1 0\n1 2").unwrap();
+        let mut front = marks(file, ledger);
+        front.recover(Moment(1003));
+        assert_eq!(text(&front.file), "0 1 0\n1 2?\n3 2 7\n");
+        assert!(!ledger.unmarked.load(Ordering::SeqCst));
+        assert!(front.is_due(Stream::Err, Moment(1003)), "a process marks what it writes first");
+    }
+
+    #[test]
+    fn an_index_keeps_to_its_limit() {
+        let ledger = Ledger::map().unwrap();
+        let mut marks = marks(tempfile::tempfile().unwrap(), ledger);
+        for n in 0..300_000 {
+            marks.begin(Stream::BOTH[n % 2], Moment(1000), true);
+            ledger.log_bytes.fetch_add(1, Ordering::SeqCst);
+        }
+        let found = marks.file.metadata().unwrap();
+        assert!(found.len() > 3 << 20 && marks.size == found.len());
+        assert!(found.blocks() * 512 < 3 << 19, "{} bytes on disk", found.blocks() * 512);
+        assert!(text(&marks.file).ends_with("\n0 1 299998\n0 2 299999\n"));
+    }
+}

@@ -607,6 +607,21 @@ fn hostile_bytes_leave_a_terminal_as_it_was_and_pipes_get_them_all() {
 }
 
 #[test]
+fn on_a_terminal_a_progress_bar_is_not_run_into_by_the_other_stream() {
+    let world = World::new();
+    let script =
+        "printf 'at 1%%\\r' >&2; read x; echo a line; read x; printf 'at 2%%\\r' >&2; read x; echo over";
+    let mut steps = Steps::start(&world, &["--capture", "pipe", "--name", "left"], script);
+    steps.wait_logged("1%\r");
+    for text in ["a line\n", "2%\r", "over\n"] {
+        steps.step(text);
+    }
+    steps.end();
+    let seen = Terminal::open(&world.bookend(["logs", "left"])).wait().out();
+    assert_eq!(seen, "at 1%\r\na line\r\nat 2%\r\nover\r\n");
+}
+
+#[test]
 fn runs_have_colours_on_a_terminal_that_wants_them() {
     let world = World::new();
     run_with(&world, &["--name", "left"], b"x\n");

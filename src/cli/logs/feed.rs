@@ -228,8 +228,10 @@ impl Feed {
                     if self.only.is_some_and(|only| only != stream) {
                         continue;
                     }
+                    // Lines are of one stream each; bytes of both meet on the same line of the terminal.
+                    let place = if lines { stream.place() } else { 0 };
                     let bytes = match &mut self.plain {
-                        Some(plain) => plain[stream.place()].filter(piece.bytes),
+                        Some(plain) => plain[place].filter(piece.bytes),
                         None => piece.bytes.to_vec(),
                     };
                     self.add(bytes, stream, ms, lines);
