@@ -89,9 +89,11 @@ pub struct Ledger {
     pub gap: [AtomicU64; 2],
     /// Where the log's open segment begins, times 4, plus its stream.
     pub segment: AtomicU64,
+    /// Whether the mark of the open segment is missing in the index.
+    pub unmarked: AtomicBool,
     /// Monotonic milliseconds of the last output that went through a pipe.
     pub last_output: AtomicU64,
-    /// Bytes in `transfer` that were read and not yet written to the log.
+    /// Bytes in `transfer` that were read and not yet written to the log, times 4, plus their stream.
     pub in_flight: AtomicU32,
     /// Those bytes.
     pub transfer: [AtomicU8; TRANSFER_BYTES],

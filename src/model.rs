@@ -7,5 +7,6 @@ pub mod plan;
 pub mod record;
 pub mod signal;
 pub mod status;
+pub mod stream;
 pub mod time;
 pub mod usage;

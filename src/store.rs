@@ -1,6 +1,8 @@
 //! The store: where all runs of a user are kept, and how a run is found in it.
 
 pub mod list;
+pub mod log;
+pub mod marks;
 pub mod notes;
 pub mod run_dir;
 pub mod watch;

@@ -111,6 +111,15 @@ pub fn wants_colour() -> bool {
     anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
 }
 
+/// Whether whoever read our standard output is gone.
+#[must_use]
+pub fn reader_is_gone() -> bool {
+    let out = io::stdout();
+    let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|found| found.intersects(gone))
+}
+
 /// Says something to the person, unless whoever reads standard error has not read for too long: bookend must not
 /// hang where nobody listens.
 pub fn say(text: &str) {

@@ -1,6 +1,8 @@
 //! Records into words: used by every front alike. Pure.
 
 pub mod frame;
+pub mod lines;
+pub mod plain;
 pub mod quote;
 pub mod show;
 pub mod table;

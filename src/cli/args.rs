@@ -42,7 +42,7 @@ pub enum Command {
     Ps(PsArgs),
     /// Show how a run ended, or how it is doing
     Show(ShowArgs),
-    /// Print the log of a run
+    /// Print the logs of runs
     Logs(LogsArgs),
     /// Watch runs live
     Watch(WatchArgs),
@@ -175,7 +175,6 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write e.g. 90s, 10m, 2h"))
 }
 
-#[expect(dead_code, reason = "logs and clean come")]
 pub(super) fn when(text: &str) -> Result<When, String> {
     When::parse(text).ok_or_else(|| "write e.g. 90m, 2h, 30d, 2026-11-21, 2026-11-21T08:30:00Z".to_owned())
 }

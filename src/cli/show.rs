@@ -10,9 +10,10 @@ use super::{Done, look, pick, print, print_json, say};
 use crate::disk;
 use crate::guard::reconcile::Reading;
 use crate::model::id::RunId;
+use crate::store::log;
 use crate::store::run_dir::LOG;
 use crate::store::{RUNS, Store};
-use crate::view::quote;
+use crate::view::plain::{self, Plain};
 use crate::view::show::{self, Files};
 
 /// Arguments of `show`.
@@ -87,7 +88,7 @@ fn print_file(store: &Store, id: &RunId, name: &str) -> Result<Done, Failure> {
         return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
     }
     let file = store.open_run(id).and_then(|dir| disk::open_at(dir, name)).map_err(failed)?;
-    let safe = io::stdout().is_terminal();
+    let mut plain = io::stdout().is_terminal().then(Plain::default);
     let (mut buffer, mut offset) = (vec![0; PIECE], 0);
     loop {
         let read = file.read_at(&mut buffer, offset).map_err(failed)?;
@@ -95,10 +96,9 @@ fn print_file(store: &Store, id: &RunId, name: &str) -> Result<Done, Failure> {
             return Ok(Done::with(0));
         }
         offset += read as u64;
-        if safe {
-            print(quote::visible(&String::from_utf8_lossy(&buffer[..read])).as_bytes())?;
-        } else {
-            print(&buffer[..read])?;
+        match &mut plain {
+            Some(plain) => print(&plain.filter(&buffer[..read]))?,
+            None => print(&buffer[..read])?,
         }
     }
 }
@@ -106,11 +106,7 @@ fn print_file(store: &Store, id: &RunId, name: &str) -> Result<Done, Failure> {
 /// The last lines of the log, made safe for a terminal.
 pub(super) fn tail(store: &Store, id: &RunId, most: usize) -> String {
     let Ok(log) = store.open_run(id).and_then(|dir| disk::open_at(dir, LOG)) else { return String::new() };
-    let size = log.metadata().map_or(0, |m| m.len());
-    let from = size.saturating_sub(TAIL_BYTES);
-    let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
-    let read = log.read_at(&mut bytes, from).unwrap_or(0);
-    let text = quote::visible(&String::from_utf8_lossy(&bytes[..read]));
+    let text = plain::text(&log::tail(&log, most, TAIL_BYTES));
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(most)..].join("\n")
 }

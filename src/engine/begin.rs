@@ -28,6 +28,7 @@ use crate::model::record::{Author, CommandInfo, LogInfo, Owner, PromptInfo, Reco
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 use crate::process::identity::{self, Place};
+use crate::process::marks::Marks;
 use crate::process::pty::Pty;
 use crate::process::pump::{self, Pump};
 use crate::redact;
@@ -134,7 +135,9 @@ pub fn prepare(
     let dir = create(store, &plan, now)?;
     let (log, index) = (Rc::clone(&dir.log), dir.index.clone());
     let record = describe(&plan, &dir, store.uid, now);
-    let pump = Pump::new(sources, log, index, ledger, plan.log_max_bytes, started);
+    let limit = plan.log_max_bytes;
+    let marks = index.map(|index| Marks::new(index, ledger, started, limit));
+    let pump = Pump::new(sources, log, marks, ledger, plan.capture == Capture::Pipe, limit);
     let hands = Hands {
         guard: RunGuard::new(dir, record, ledger, started),
         plan,
@@ -210,7 +213,7 @@ fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
     let log = LogInfo {
         path: LOG.to_owned(),
         capture: plan.capture,
-        index: (plan.capture == Capture::Pipe).then(|| INDEX.to_owned()),
+        index: (plan.capture != Capture::File).then(|| INDEX.to_owned()),
         ..LogInfo::default()
     };
     Record {

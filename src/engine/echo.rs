@@ -19,6 +19,7 @@ use crate::disk::{self, retry};
 use crate::ledger::Ledger;
 use crate::model::plan::Capture;
 use crate::process::pump::Stream;
+use crate::store::marks::Marks;
 
 /// One call shows at most this much.
 const PIECE: u64 = 256 * 1024;
@@ -124,7 +125,7 @@ pub enum Progress {
 /// The echo of one run.
 pub struct Echo {
     log: File,
-    index: Option<IndexReader>,
+    parts: Option<Parts>,
     ledger: &'static Ledger,
     offset: u64,
     outlets: [Outlet; 2],
@@ -151,7 +152,7 @@ impl Echo {
         let index = index.filter(|_| capture == Capture::Pipe).map(File::try_clone).transpose()?;
         Ok(Self {
             log: log.try_clone()?,
-            index: index.map(IndexReader::new),
+            parts: index.map(|index| Parts(Marks::of(index))),
             ledger,
             offset: 0,
             outlets,
@@ -171,7 +172,7 @@ impl Echo {
     /// The handle on which a slow reader is waited for.
     #[must_use]
     pub fn outlet(&self, stream: Stream) -> BorrowedFd<'_> {
-        self.outlets[usize::from(stream.digit() - 1)].handle.as_fd()
+        self.outlets[stream.place()].handle.as_fd()
     }
 
     /// Asks to be woken when the log grows; false when the log must be looked at by a timer instead.
@@ -207,7 +208,7 @@ impl Echo {
             return progress;
         }
         let Some((stream, bytes)) = self.next_part() else { return Progress::CaughtUp };
-        match self.outlets[usize::from(stream.digit() - 1)].show(&self.log, self.offset, bytes) {
+        match self.outlets[stream.place()].show(&self.log, self.offset, bytes) {
             Ok(0) => Progress::CaughtUp,
             Ok(shown) => {
                 self.offset += shown;
@@ -220,7 +221,7 @@ impl Echo {
     fn show_spilt(&mut self) -> Option<Progress> {
         let (_, stream, bytes) = self.spilt.front_mut().filter(|s| s.0 <= self.offset)?;
         let stream = *stream;
-        match self.outlets[usize::from(stream.digit() - 1)].write(bytes) {
+        match self.outlets[stream.place()].write(bytes) {
             Err(_) => return Some(Progress::Blocked(stream)),
             Ok(n) if (n as usize) < bytes.len() => {
                 bytes.drain(..n as usize);
@@ -240,9 +241,9 @@ impl Echo {
             self.skipped += gap[0] + gap[1] - self.offset;
             self.offset = gap[0] + gap[1];
         }
-        let (stream, end) = match &mut self.index {
+        let (stream, end) = match &mut self.parts {
             None => (Stream::Out, size),
-            Some(index) => index.part_at(self.offset, size, self.ledger)?,
+            Some(parts) => parts.part_at(self.offset, size, self.ledger)?,
         };
         let end = if self.offset < gap[0] { end.min(gap[0]) } else { end };
         // What is missing in the log comes through the link, and before what was written to the log after it.
@@ -254,58 +255,23 @@ impl Echo {
     }
 }
 
-/// Reads, from the index and the ledger, which part of the log came from which stream.
-struct IndexReader {
-    file: File,
-    read: u64,
-    pending: Vec<u8>,
-    /// End of each part read so far that is not passed yet, with its stream.
-    parts: VecDeque<(u64, Stream)>,
-    end: u64,
-}
+/// Tells, from the index and the ledger, which part of the log came from which stream.
+struct Parts(Marks);
 
-impl IndexReader {
-    fn new(file: File) -> Self {
-        Self { file, read: 0, pending: Vec::new(), parts: VecDeque::new(), end: 0 }
-    }
-
+impl Parts {
     /// Stream and end of the part that `offset` lies in, if bytes of it are there. `size` is the log's, seen before.
     ///
     /// The bookend's own count of bytes would be of no use here: it is raised after the write that wakes us.
     fn part_at(&mut self, offset: u64, size: u64, ledger: &Ledger) -> Option<(Stream, u64)> {
-        // The open segment is read first: parts that end before it are in the index by then. A segment is opened
+        // The open segment is read first: marks of those before it are in the index by then. A segment is opened
         // before its first byte is written, so all that was in the log before this look belongs to it or to others.
         let open = ledger.segment.load(Ordering::SeqCst);
         let (start, stream) = (open / 4, Stream::of_digit(open % 4));
         if offset >= start {
             return stream.filter(|_| size > offset).map(|stream| (stream, size));
         }
-        if self.end <= offset {
-            self.read_on();
-        }
-        while self.parts.front().is_some_and(|part| part.0 <= offset) {
-            self.parts.pop_front();
-        }
-        // Without a line in the index (its disk was full) the bytes are shown all the same.
-        Some(self.parts.front().map_or((Stream::Out, start), |&(end, stream)| (stream, end)))
-    }
-
-    fn read_on(&mut self) {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = self.file.read_at(&mut buffer, self.read) {
-            self.read += n as u64;
-            self.pending.extend_from_slice(&buffer[..n]);
-        }
-        while let Some(newline) = self.pending.iter().position(|&b| b == b'\n') {
-            let line: Vec<u8> = self.pending.drain(..=newline).collect();
-            let text = String::from_utf8_lossy(&line);
-            let numbers: Vec<u64> = text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).collect();
-            if let [_, digit, bytes] = numbers[..]
-                && let Some(stream) = Stream::of_digit(digit)
-            {
-                self.end += bytes;
-                self.parts.push_back((self.end, stream));
-            }
-        }
+        let (mark, end) = self.0.at(offset);
+        // Without a mark in the index (its disk was full) the bytes are shown all the same.
+        Some((mark.map_or(Stream::Out, |mark| mark.stream), end.map_or(start, |end| end.min(start))))
     }
 }

@@ -314,7 +314,7 @@ impl Hands {
         if !self.childless {
             self.reap_adopted();
         }
-        self.pump.finish_index(clock::moment());
+        self.pump.finish_index();
     }
 
     fn trim(&mut self) {

@@ -60,7 +60,7 @@ impl Hands {
     pub fn take_over(&mut self, how: Option<&Exit>) -> Sealed {
         crate::failpoint::taken_over();
         self.guard.arm(Author::Front);
-        self.pump.recover();
+        self.pump.recover(clock::moment());
         self.ends = None;
         let cause = cause_of_death(how, self.guard.ledger.panic.get());
         let fault = cause.error.as_ref().map(|e| e.message.clone());

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::RunGuard;
 use crate::model::record::Record;
 use crate::model::status::Status;
+use crate::store::log;
 use crate::store::run_dir::DIAGNOSTICS;
+use crate::view::plain;
 
 /// How much of the log's end is shown.
 const TAIL_BYTES: u64 = 8 * 1024;
@@ -32,16 +33,8 @@ pub fn write(guard: &mut RunGuard) {
 /// The text for a record and its log.
 #[must_use]
 pub fn of(record: &Record, log: &File) -> String {
-    compose(record, &tail(log))
-}
-
-fn tail(log: &File) -> String {
-    let size = log.metadata().map_or(0, |m| m.len());
-    let from = size.saturating_sub(TAIL_BYTES);
-    let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
-    let read = log.read_at(&mut bytes, from).unwrap_or(0);
-    bytes.truncate(read);
-    String::from_utf8_lossy(&bytes).into_owned()
+    let tail = log::tail(log, usize::MAX, TAIL_BYTES);
+    compose(record, &plain::text(&tail))
 }
 
 fn compose(record: &Record, tail: &str) -> String {

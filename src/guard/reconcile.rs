@@ -14,12 +14,13 @@ use crate::model::id::RunId;
 use crate::model::notes;
 use crate::model::outcome::{Ending, ExitReason, exit_code};
 use crate::model::plan::Capture;
-use crate::model::record::{self, Author, EndedBy, Exit, Fate, Leftover, Reconciled, Record, SCHEMA};
+use crate::model::record::{self, Author, EndedBy, Exit, Fate, Gap, Leftover, Reconciled, Record, SCHEMA};
 use crate::model::time::Timestamp;
 use crate::process::identity::{self, Place, Stat};
 use crate::process::tree;
 use crate::store::Store;
 use crate::store::list::{Found, read_any, read_record};
+use crate::store::log;
 use crate::store::run_dir::{self, EVENTS, LOCK, LOG, NOTES, RECORD, RunDir, STATUS};
 
 /// What a reader knows of a run.
@@ -350,7 +351,7 @@ fn seal(
 }
 
 fn finish(run: &RunDir, record: &mut Record) {
-    record.log.bytes = run.log.metadata().map_or(record.log.bytes, |found| found.len());
+    count_log(run, record);
     let _ = run.write_over(run_dir::TASK, &run_dir::json_line(&record.only_task()), false);
     let text = super::diagnostics::of(record, &run.log);
     let _ = run.write_over(run_dir::DIAGNOSTICS, text.as_bytes(), false);
@@ -408,6 +409,17 @@ pub fn bookends(store: &Store, id: &RunId, record: &Record) -> io::Result<Vec<St
         identity::stat(pid).filter(|stat| stat.start_time == start_time && stat.is_alive())
     });
     Ok(found.filter(|stat| identity::has_open(stat.pid, &lock)).collect())
+}
+
+/// Puts the figures of the log into the record. What was trimmed last its bookends had no time to say.
+fn count_log(run: &RunDir, record: &mut Record) {
+    let log = &mut record.log;
+    log.bytes = run.log.metadata().map_or(log.bytes, |found| found.len());
+    if let Some((from, to)) = log::hole(&run.log, record.plan.log_max_bytes) {
+        let known = log.gap.map_or(0, |gap| gap.bytes);
+        log.dropped_bytes = log.dropped_bytes.saturating_sub(known) + (to - from);
+        log.gap = Some(Gap { offset: from, bytes: to - from });
+    }
 }
 
 /// The record that a bookend wrote when its store could not be written to.

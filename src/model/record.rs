@@ -310,7 +310,8 @@ pub struct LogInfo {
     /// The stretch that was dropped to keep to the size limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gap: Option<Gap>,
-    /// Index of which part came from which stream, relative to the run directory; pipes only.
+    /// Index of which part came from which stream and when, relative to the run directory; absent where the command
+    /// writes the log itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<String>,
 }

@@ -11,10 +11,13 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::SpliceFFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::marks::Marks;
 use crate::disk::{self, retry};
 use crate::ledger::Ledger;
 use crate::model::record::Gap;
+pub use crate::model::stream::Stream;
 use crate::model::time::Moment;
 
 /// One call moves at most this much.
@@ -30,39 +33,6 @@ const FLOOD_PAUSE: std::time::Duration = std::time::Duration::from_micros(150);
 const TRIM_STEPS: (u64, u64) = (64 * 1024, 16 << 20);
 /// Holes begin and end at multiples of this.
 const BLOCK: u64 = 4096;
-
-/// Which stream of the command bytes came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output, or both where they are one.
-    Out,
-    /// Standard error.
-    Err,
-}
-
-impl Stream {
-    /// Both, in the order of their descriptors.
-    pub const BOTH: [Self; 2] = [Self::Out, Self::Err];
-
-    /// The digit that stands for it in the index: its descriptor.
-    #[must_use]
-    pub fn digit(self) -> u8 {
-        match self {
-            Self::Out => 1,
-            Self::Err => 2,
-        }
-    }
-
-    /// The stream for a digit.
-    #[must_use]
-    pub fn of_digit(digit: u64) -> Option<Self> {
-        match digit {
-            1 => Some(Self::Out),
-            2 => Some(Self::Err),
-            _ => None,
-        }
-    }
-}
 
 /// What one turn of the pump came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,13 +52,10 @@ pub type Spill<'a> = &'a mut dyn FnMut(Stream, &[u8]);
 pub struct Pump {
     sources: [Option<OwnedFd>; 2],
     log: Rc<File>,
-    index: Option<Rc<File>>,
+    marks: Option<Marks>,
     ledger: &'static Ledger,
     splices: bool,
     limit: u64,
-    run_start: Moment,
-    /// Lines that could not be written to the index yet.
-    unindexed: String,
     /// The error that keeps output from the log, while it lasts.
     pub trouble: Option<io::Error>,
     /// That the log could not be kept within its limit.
@@ -98,30 +65,18 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// A pump from up to two sources (none for a log that the command writes itself) into the log.
+    /// A pump from up to two sources (none for a log that the command writes itself) into the log, which `marks` tells
+    /// apart. Pipes are spliced.
     #[must_use]
     pub fn new(
         sources: [Option<OwnedFd>; 2],
         log: Rc<File>,
-        index: Option<Rc<File>>,
+        marks: Option<Marks>,
         ledger: &'static Ledger,
+        splices: bool,
         limit: u64,
-        run_start: Moment,
     ) -> Self {
-        let splices = index.is_some();
-        Self {
-            sources,
-            log,
-            index,
-            ledger,
-            splices,
-            limit,
-            run_start,
-            unindexed: String::new(),
-            trouble: None,
-            untrimmed: None,
-            truncated: false,
-        }
+        Self { sources, log, marks, ledger, splices, limit, trouble: None, untrimmed: None, truncated: false }
     }
 
     /// Takes other sources in the place of those it had.
@@ -133,7 +88,7 @@ impl Pump {
     #[must_use]
     pub fn source(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         use std::os::fd::AsFd;
-        self.sources[usize::from(stream.digit() - 1)].as_ref().map(OwnedFd::as_fd)
+        self.sources[stream.place()].as_ref().map(OwnedFd::as_fd)
     }
 
     /// Whether any stream is open.
@@ -144,19 +99,23 @@ impl Pump {
 
     /// Lets go of a stream.
     pub fn close(&mut self, stream: Stream) {
-        self.sources[usize::from(stream.digit() - 1)] = None;
+        self.sources[stream.place()] = None;
     }
 
     /// Writes what a bookend that was killed had read and not yet written.
-    pub fn recover(&mut self) {
-        let waiting = self.ledger.in_flight.load(Ordering::SeqCst) as usize;
-        if waiting > 0 {
+    pub fn recover(&mut self, now: Moment) {
+        self.ledger.log_bytes.store(self.position(), Ordering::SeqCst);
+        if let Some(marks) = &mut self.marks {
+            marks.recover(Moment(self.ledger.last_output.load(Ordering::SeqCst)));
+        }
+        let waiting = self.ledger.in_flight.load(Ordering::SeqCst);
+        if let Some(stream) = Stream::of_digit(u64::from(waiting % 4)) {
             // SAFETY: the process that used the buffer is dead.
             let bytes = unsafe { self.ledger.transfer_buffer() };
-            self.store(Stream::Out, &bytes[..waiting.min(bytes.len())], &mut |_, _| {});
+            self.mark(stream, now);
+            self.store(stream, &bytes[..(waiting as usize / 4).min(bytes.len())], &mut |_, _| {});
             self.ledger.in_flight.store(0, Ordering::SeqCst);
         }
-        self.ledger.log_bytes.store(self.position(), Ordering::SeqCst);
     }
 
     /// Moves what a stream has, up to a bound, and closes the stream at its end.
@@ -192,7 +151,14 @@ impl Pump {
 
     fn step(&mut self, stream: Stream, now: Moment, spill: Spill<'_>) -> io::Result<usize> {
         if self.splices {
-            self.begin_segment(stream, now);
+            if self.marks.as_ref().is_some_and(|marks| marks.is_due(stream, now)) {
+                // A mark stands before bytes, and not where there are none.
+                match self.waiting(stream) {
+                    Ok(true) => self.mark(stream, now),
+                    Ok(false) => return Ok(0),
+                    Err(e) => return Err(e),
+                }
+            }
             match self.splice(stream) {
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.splices = false,
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => self.trouble = Some(e),
@@ -202,12 +168,26 @@ impl Pump {
         self.copy(stream, now, spill)
     }
 
+    /// Whether bytes wait in a pipe now; false at its end.
+    fn waiting(&self, stream: Stream) -> io::Result<bool> {
+        let Some(source) = self.source(stream) else { return Ok(false) };
+        let mut fds = [PollFd::new(source, PollFlags::POLLIN)];
+        retry(|| poll(&mut fds, PollTimeout::ZERO))?;
+        match fds[0].revents() {
+            Some(found) if found.contains(PollFlags::POLLIN) => Ok(true),
+            Some(found) if !found.is_empty() => Ok(false),
+            _ => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+        }
+    }
+
     fn splice(&mut self, stream: Stream) -> io::Result<usize> {
         let Some(source) = self.source(stream) else { return Ok(0) };
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
         let moved = retry(|| nix::fcntl::splice(source, None, &*self.log, None, PIECE, flags))?;
         self.ledger.log_bytes.fetch_add(moved as u64, Ordering::SeqCst);
-        self.trouble = None;
+        if moved > 0 && self.trouble.take().is_some() {
+            self.finish_index();
+        }
         Ok(moved)
     }
 
@@ -221,9 +201,12 @@ impl Pump {
             Err(e) if e.raw_os_error() == Some(libc::EIO) => 0,
             other => other?,
         };
-        self.ledger.in_flight.store(u32::try_from(read).unwrap_or(0), Ordering::SeqCst);
-        self.begin_segment(stream, now);
-        self.store(stream, &buffer[..read], spill);
+        if read > 0 {
+            let waiting = u32::try_from(read).unwrap_or(0) * 4 + u32::from(stream.digit());
+            self.ledger.in_flight.store(waiting, Ordering::SeqCst);
+            self.mark(stream, now);
+            self.store(stream, &buffer[..read], spill);
+        }
         self.ledger.in_flight.store(0, Ordering::SeqCst);
         Ok(read)
     }
@@ -236,7 +219,9 @@ impl Pump {
                 Ok(written) => {
                     self.ledger.log_bytes.fetch_add(written as u64, Ordering::SeqCst);
                     bytes = &bytes[written..];
-                    self.trouble = None;
+                    if self.trouble.take().is_some() {
+                        self.finish_index();
+                    }
                 }
                 Err(e) => {
                     self.trouble = Some(e);
@@ -250,42 +235,18 @@ impl Pump {
         }
     }
 
-    /// Notes in the index where the bytes of another stream begin.
-    fn begin_segment(&mut self, stream: Stream, now: Moment) {
-        let open = self.ledger.segment.load(Ordering::SeqCst);
-        let (start, current) = (open / 4, Stream::of_digit(open % 4));
-        if current == Some(stream) {
-            return;
-        }
-        let end = self.ledger.log_bytes.load(Ordering::SeqCst);
-        if let Some(current) = current {
-            self.end_segment(current, start, end, now);
-        }
-        self.ledger.segment.store(end * 4 + u64::from(stream.digit()), Ordering::SeqCst);
-    }
-
-    /// Writes the open segment to the index, at the end.
-    pub fn finish_index(&mut self, now: Moment) {
-        let open = self.ledger.segment.load(Ordering::SeqCst);
-        if let Some(stream) = Stream::of_digit(open % 4) {
-            let end = self.ledger.log_bytes.load(Ordering::SeqCst);
-            self.end_segment(stream, open / 4, end, now);
-            // Without its line in the index, that it is open is all that tells which stream it came from.
-            if self.unindexed.is_empty() {
-                self.ledger.segment.store(end * 4, Ordering::SeqCst);
-            }
+    /// Says in the index what the bytes are that come next, where that is due.
+    fn mark(&mut self, stream: Stream, now: Moment) {
+        if let Some(marks) = &mut self.marks {
+            // While nothing gets into the log, the index must not use up the last of the disk: the mark can wait.
+            marks.begin(stream, now, self.trouble.is_none());
         }
     }
 
-    /// One line of the index: milliseconds since the run's start, descriptor, bytes.
-    fn end_segment(&mut self, stream: Stream, start: u64, end: u64, now: Moment) {
-        if let (Some(index), true) = (self.index.as_deref(), end > start) {
-            let line = format!("{} {} {}\n", now.ms_since(self.run_start), stream.digit(), end - start);
-            self.unindexed.push_str(&line);
-            // On a full disk the line waits for the next one; a line cut short would make all later ones wrong.
-            if let Ok(written) = retry(|| nix::unistd::write(index, self.unindexed.as_bytes())) {
-                self.unindexed.drain(..written);
-            }
+    /// Writes to the index what could not be written before.
+    pub fn finish_index(&mut self) {
+        if let Some(marks) = &mut self.marks {
+            marks.write();
         }
     }
 
@@ -309,7 +270,7 @@ impl Pump {
 
     /// Notices that a log which the command writes itself has become shorter since the last look.
     fn notice_truncation(&mut self) {
-        if self.index.is_none() && !self.is_open() {
+        if self.marks.is_none() && !self.is_open() {
             let size = self.position();
             let before = self.ledger.log_bytes.swap(size, Ordering::SeqCst);
             if before > size {
@@ -396,7 +357,7 @@ pub fn head_bytes(limit: u64) -> u64 {
 }
 
 /// What to drop of a log of `size` bytes so that at most `limit` stay: a sixteenth at its head, the rest at its tail.
-fn hole(size: u64, limit: u64) -> Option<Gap> {
+pub(super) fn hole(size: u64, limit: u64) -> Option<Gap> {
     if size <= limit {
         return None;
     }

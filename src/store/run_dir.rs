@@ -23,7 +23,7 @@ const FRESH_STATUS: &str = ".status.json.new";
 pub const RECORD: &str = "run.json";
 /// The log.
 pub const LOG: &str = "harness.log";
-/// Which part of the log came from which stream.
+/// Which part of the log came from which stream, and when: a line for each [`crate::model::stream::Mark`].
 pub const INDEX: &str = "harness.idx";
 /// What happened.
 pub const EVENTS: &str = "events.jsonl";
@@ -76,7 +76,7 @@ pub struct RunDir {
     pub lock: File,
     /// The log.
     pub log: Rc<File>,
-    /// Its index, for pipes.
+    /// Its index, where the output goes through bookend.
     pub index: Option<Rc<File>>,
     events: File,
     reserve: File,
@@ -144,7 +144,7 @@ impl RunDir {
         disk::reserve(&reserve, RESERVE_BYTES).map_err(failed("reserving space for its record"))?;
         let access = if capture == Capture::File { Access::Append } else { Access::Write };
         let log = disk::create_at(&dir, LOG, access).map_err(failed("making its log"))?;
-        let index = (capture == Capture::Pipe)
+        let index = (capture != Capture::File)
             .then(|| disk::create_at(&dir, INDEX, Access::Append))
             .transpose()
             .map_err(failed("making the index of its log"))?;

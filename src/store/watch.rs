@@ -29,8 +29,9 @@ impl Watch {
 
     /// Watches the files of one more run; to do it again changes nothing.
     pub fn run(&self, store: &Store, id: &RunId) {
-        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        self.add(&store.path.join(RUNS).join(id.as_str()), flags);
+        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        let removals = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE_SELF;
+        self.add(&store.path.join(RUNS).join(id.as_str()), changes | removals);
     }
 
     /// Watches which runs live.

@@ -26,19 +26,17 @@ fn generated(from: u64, to: u64) -> Vec<u8> {
     block.iter().copied().cycle().skip(first).take((to - from) as usize).collect()
 }
 
-/// Splits the log into the two streams as its index says; the index must account for every byte.
+/// Splits the log into the two streams as the marks of its index say; the first one must be at its beginning.
 fn split(run: &RunDir) -> [Vec<u8>; 2] {
-    let (log, index) = (run.log(), run.text("harness.idx"));
-    let (mut streams, mut at, mut last_ms) = ([Vec::new(), Vec::new()], 0, 0);
-    for line in index.lines() {
-        let numbers: Vec<u64> = line.split(' ').map(|n| n.parse().expect("a number in the index")).collect();
-        let [ms, stream, bytes] = numbers[..] else { panic!("a line of the index: {line:?}") };
-        assert!(ms >= last_ms, "the times of the index go back: {line:?}");
-        let end = at + bytes as usize;
-        streams[stream as usize - 1].extend_from_slice(&log[at..end]);
-        (at, last_ms) = (end, ms);
+    let (log, marks) = (run.log(), run.marks());
+    let mut streams = [Vec::new(), Vec::new()];
+    assert_eq!(marks.first().map(|mark| mark.offset), Some(0), "the index covers the log");
+    for (at, mark) in marks.iter().enumerate() {
+        let end = marks.get(at + 1).map_or(log.len() as u64, |next| next.offset);
+        assert!(marks.get(at + 1).is_none_or(|next| next.ms >= mark.ms), "times go back: {marks:?}");
+        assert!(end > mark.offset, "a mark of no bytes: {mark:?}");
+        streams[mark.stream.place()].extend_from_slice(&log[mark.offset as usize..end as usize]);
     }
-    assert_eq!(at, log.len(), "the index covers the log");
     streams
 }
 
@@ -112,7 +110,34 @@ fn streams_in_turn_are_in_the_log_in_the_order_they_came() {
     let [out, err] = split(&run);
     assert_eq!(String::from_utf8_lossy(&out), "out 1\nout 2\nout 3\nout 4\nout 5\n");
     assert_eq!(String::from_utf8_lossy(&err), "err 1\nerr 2\nerr 3\nerr 4\nerr 5\n");
-    assert_eq!(run.text("harness.idx").lines().count(), 10);
+    let times: Vec<u64> = run.marks().iter().map(|mark| mark.ms).collect();
+    assert!((10..=12).contains(&times.len()), "{times:?}");
+}
+
+#[test]
+fn the_index_says_when_output_came() {
+    for flags in [&["--capture", "pipe"][..], &["--tty"], &[]] {
+        let world = World::new();
+        let call = world.run_artist(flags, &["drip", "12", "30"]).output(Output::OnePipe);
+        call.run().assert_code(0);
+        let run = world.only_run();
+        assert_eq!(run.run_json()["log"]["index"], "harness.idx");
+        let marks = run.marks();
+        let steps: Vec<u64> = marks.windows(2).map(|pair| pair[1].ms - pair[0].ms).collect();
+        // Eleven pauses of 30 ms, and a new mark with the fourth line after the last one, or with an earlier one where
+        // the machine is slow.
+        assert!((1..=11).contains(&steps.len()) && steps.iter().all(|&ms| ms >= 100), "{flags:?} {marks:?}");
+        let log = run.log();
+        for mark in &marks {
+            let begins = mark.offset == 0 || log[mark.offset as usize - 1] == b'\n';
+            assert!(begins && (mark.offset as usize) < log.len(), "{flags:?} {marks:?}");
+        }
+        split(&run);
+    }
+    let world = World::new();
+    world.run_artist(&["--capture", "file"], &["drip", "1", "1"]).run().assert_code(0);
+    let run = world.only_run();
+    assert!(run.read("harness.idx").is_none() && run.run_json()["log"].get("index").is_none());
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn check_times(record: &Value) {
 fn check_files(run: &RunDir, record: &Value) {
     let mut expected = vec!["events.jsonl", "harness.log", "lock", "prompt.md", "run.json", "status.json"];
     expected.push("task.json");
-    if record["log"]["capture"] == "pipe" {
+    if record["log"]["capture"] != "file" {
         expected.push("harness.idx");
     }
     if record["status"] != "completed" {

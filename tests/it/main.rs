@@ -14,6 +14,7 @@ mod hostile;
 mod kill_sweep;
 mod layers;
 mod listing;
+mod logs;
 mod machine_traces;
 mod pty;
 mod random;

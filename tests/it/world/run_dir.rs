@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bookend::model::stream::Mark;
 use serde_json::Value;
 
 use super::{LIMIT, Process, entries, eventually, file_name, json_lines, lossy};
@@ -86,6 +87,15 @@ impl RunDir {
     /// Returns the log, byte for byte.
     pub fn log(&self) -> Vec<u8> {
         self.read("harness.log").unwrap_or_default()
+    }
+
+    /// Returns the lines of the log's index.
+    ///
+    /// # Panics
+    /// When there is none, or one of its lines is no mark.
+    pub fn marks(&self) -> Vec<Mark> {
+        let parse = |line: &str| Mark::parse(line.as_bytes()).unwrap_or_else(|| panic!("no mark: {line:?}"));
+        self.text("harness.idx").lines().map(parse).collect()
     }
 
     /// Returns the process that the living state or the final record names under `pointer` (`/owner` or `/command`).
