@@ -74,7 +74,7 @@ struct LineJson<'a> {
     schema: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run_id: Option<&'a str>,
-    at: Option<Timestamp>,
+    at: Option<&'a str>,
     stream: Option<&'static str>,
     text: std::borrow::Cow<'a, str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -89,12 +89,14 @@ pub struct Paper {
     open: Option<(usize, Option<Stream>)>,
     lines: u64,
     closed: bool,
+    /// The time that was printed last, as it is printed: many lines share one.
+    stamp: Option<(Timestamp, String)>,
 }
 
 impl Paper {
     /// Paper for a form.
     pub fn new(form: Form) -> Self {
-        Self { form, text: Vec::new(), open: None, lines: 0, closed: false }
+        Self { form, text: Vec::new(), open: None, lines: 0, closed: false, stamp: None }
     }
 
     /// Whether bytes are wanted, rather than lines.
@@ -129,6 +131,10 @@ impl Paper {
 
     /// Prints a line of a run.
     pub fn line(&mut self, run: usize, at: Option<Timestamp>, part: &LineOf) -> Result<(), Failure> {
+        if self.stamp.as_ref().map(|stamp| stamp.0) != at {
+            self.stamp = at.map(|at| (at, at.to_string()));
+        }
+        let at = self.stamp.as_ref().map(|stamp| stamp.1.as_str());
         match &self.form {
             Form::Text { labels, times } => {
                 let of = (run, part.stream);
@@ -138,7 +144,8 @@ impl Paper {
                     }
                     self.text.extend_from_slice(labels[run].as_bytes());
                     if let (true, Some(at)) = (times, at) {
-                        self.text.extend_from_slice(format!("{at} ").as_bytes());
+                        self.text.extend_from_slice(at.as_bytes());
+                        self.text.push(b' ');
                     }
                 }
                 self.text.extend_from_slice(&part.line.text);
@@ -199,7 +206,7 @@ impl Paper {
     }
 }
 
-fn json(schema: Option<u32>, run_id: Option<&String>, at: Option<Timestamp>, part: &LineOf) -> String {
+fn json(schema: Option<u32>, run_id: Option<&String>, at: Option<&str>, part: &LineOf) -> String {
     let line = LineJson {
         schema,
         run_id: run_id.map(String::as_str),
