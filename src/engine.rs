@@ -11,6 +11,7 @@ pub mod hands;
 pub mod inbox;
 pub mod leftovers;
 pub mod takeover;
+pub mod wishes;
 
 use crate::clock;
 use crate::guard::sealer::Sealed;

@@ -46,10 +46,13 @@ pub enum Command {
     Logs(LogsArgs),
     /// Watch runs live
     Watch(WatchArgs),
-    /// Wait for a run to end, and exit as it did
+    /// Wait for runs to end, and exit as they did
     Wait(WaitArgs),
-    /// Stop a run
+    /// Stop runs, or pass them a signal
     Kill(KillArgs),
+    /// Stop runs and wait for their end
+    #[command(after_help = super::kill::STOP_EXAMPLES)]
+    Stop(KillArgs),
     /// Give a run another name
     Rename(RenameArgs),
     /// Set labels of a run, or take them away

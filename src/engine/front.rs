@@ -11,6 +11,7 @@ use super::hands::Hands;
 use super::takeover::die_of;
 use crate::clock;
 use crate::failpoint;
+use crate::guard::ask::WAKE;
 use crate::guard::partner::{Incoming, Message};
 use crate::model::outcome::ExitReason;
 use crate::model::record::Exit;
@@ -321,7 +322,9 @@ impl Vigil<'_> {
                 libc::SIGCONT => self.resume(),
                 libc::SIGWINCH if self.presence.pty.is_some() => self.resize(),
                 _ if ExitReason::of_stop_signal(number).is_some() => self.on_stop(number, received.sender),
-                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH => self.relay(number, received.sender, 0),
+                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH | WAKE => {
+                    self.relay(number, received.sender, 0)
+                }
                 _ => {}
             }
         }

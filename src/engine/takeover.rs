@@ -67,6 +67,7 @@ impl Hands {
         self.guard.record.evidence.push(fault.or_else(|| cause.by.reason.clone()).unwrap_or_default());
         self.learn_owner();
         self.adopt_command();
+        self.inherit_wishes();
         self.guard.event("took_over", &serde_json::json!({ "because": cause.by.reason }));
         let died = Event::PartnerDied(cause);
         let (mut machine, first) = if self.may_begin_anew() {

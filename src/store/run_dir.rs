@@ -35,8 +35,8 @@ pub const DIAGNOSTICS: &str = "diagnostics.md";
 pub const TASK: &str = "task.json";
 /// Proof of life.
 pub const LOCK: &str = "lock";
-/// What `bookend kill` wants, for the keeper to read.
-pub const INTENT: &str = "kill.json";
+/// What others want of the run, for its keeper to read: one line each, the first one first.
+pub const INTENTS: &str = "kill.jsonl";
 /// What people noted on it afterwards.
 pub const NOTES: &str = "notes.jsonl";
 /// Disk space set aside for the record.
