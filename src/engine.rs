@@ -7,6 +7,7 @@ pub mod begin;
 pub mod detach;
 pub mod echo;
 pub mod front;
+pub mod guests;
 pub mod hands;
 pub mod inbox;
 pub mod leftovers;

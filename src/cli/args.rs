@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::annotate::{LabelArgs, NoteArgs, PinArgs, RenameArgs};
+use super::attach::AttachArgs;
 use super::kill::KillArgs;
 use super::logs::LogsArgs;
 use super::ps::PsArgs;
@@ -48,6 +49,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Wait for runs to end, and exit as they did
     Wait(WaitArgs),
+    /// Attach the terminal to a run that goes on
+    Attach(AttachArgs),
     /// Stop runs, or pass them a signal
     Kill(KillArgs),
     /// Stop runs and wait for their end

@@ -136,7 +136,11 @@ pub fn run(args: &KillArgs, manner: Manner) -> Result<Done, Failure> {
     let mut handled: Vec<Handled> = Vec::new();
     for id in &ids {
         let (action, message) = ask_for(&store, id, &intent);
+        let waits = args.wait || manner == Manner::Stop;
         match action {
+            Action::Stopping if !waits => {
+                say(&format!("{message}; bookend wait {} waits for its end", id.short()));
+            }
             Action::Failed => {
                 let hint = format!("bookend show {} says how it is doing", id.short());
                 say(&format!("error: {message}\n  hint: {hint}"));
@@ -249,15 +253,12 @@ fn try_to_ask(
 }
 
 fn told(id: &RunId, wish: Wish) -> (Action, String) {
-    let short = id.short();
     match wish {
         Wish::Deliver(number) => {
             (Action::Delivered, format!("{} is passed on to run {id}", signal::name(number)))
         }
         Wish::Stop { force: true, .. } => (Action::Stopping, format!("stopping run {id} by force")),
-        Wish::Stop { .. } => {
-            (Action::Stopping, format!("stopping run {id}; bookend wait {short} waits for its end"))
-        }
+        Wish::Stop { .. } => (Action::Stopping, format!("stopping run {id}")),
     }
 }
 
@@ -271,8 +272,7 @@ fn ask_orphan(
 ) -> io::Result<Option<(Action, String)>> {
     match intent.wish {
         Wish::Deliver(number) => {
-            let group = alive.iter().filter(|p| Some(p.pgid) == record.command.pid);
-            let reached = group.fold(false, |any, process| tree::signal(process, number) || any);
+            let reached = record.command.pid.is_some_and(|pid| tree::signal_members(pid, alive, number));
             let answer = (Action::Delivered, format!("{} was sent to run {id}", signal::name(number)));
             let nobody = (Action::Failed, failed(id, "its command is gone"));
             Ok(Some(if reached { answer } else { nobody }))

@@ -196,9 +196,9 @@ impl<'a> Waiting<'a> {
         let doing = first.record.as_ref().map_or_else(String::new, |r| words::state(r, &look()));
         let more = match open.count() {
             0 => String::new(),
-            n => format!(" and {n} more of {}", self.states.len()),
+            n => format!(", and {n} more of {}", self.states.len()),
         };
-        bar.set_message(format!("{} ({doing}){more}", first.id));
+        bar.set_message(format!("{}, {doing}{more}", first.id.short()));
     }
 
     /// The exit code of the first run, in the order in which they were named, that did not exit with 0.

@@ -27,12 +27,15 @@ const FASTEST_BYTES_PER_MS: u64 = 2 << 20;
 
 /// Which descriptor a poll entry is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     Signals,
     Link,
     Output(Stream),
     Command,
     Log,
+    Door,
+    Guest(u32),
+    Typing,
 }
 
 impl Hands {
@@ -65,6 +68,9 @@ impl Hands {
             sources.push((Source::Command, handle.as_fd(), comes));
         }
         sources.extend(self.watch.as_ref().map(|watch| (Source::Log, watch.as_fd(), comes)));
+        if let (Some(guests), Some(terminal)) = (&self.guests, self.pump.source(Stream::Out)) {
+            sources.extend(guests.sources(terminal));
+        }
         ready(&sources, wait_ms)
     }
 
@@ -87,6 +93,9 @@ impl Hands {
                 self.command_ended(None);
                 self.queue.push_back(Event::Exited(SLOT, None));
             }
+            Source::Door => self.on_knock(),
+            Source::Guest(number) => self.on_guest(number),
+            Source::Typing => self.type_keys(),
             Source::Log => {
                 if let Some(watch) = &self.watch {
                     let _ = watch.read_events();

@@ -195,6 +195,10 @@ impl Hands {
                 drop(mine);
                 self.guard.disarm();
                 self.forked_later = true;
+                // Whom that one has let in must see its end.
+                if let Some(guests) = &mut self.guests {
+                    guests.leave_to_the_other();
+                }
                 self.link = Some(theirs);
                 super::front::watch_instead(self);
             }

@@ -62,8 +62,7 @@ impl Hands {
     fn deliver(&self, number: i32, by: &EndedBy) {
         let mut reached = self.pass_on(number);
         if let (false, Some(command)) = (reached, self.command.as_ref().filter(|c| !c.ended)) {
-            let group = self.processes().into_iter().filter(|p| p.pgid == command.pid);
-            reached = group.fold(false, |any, process| tree::signal(&process, number) || any);
+            reached = tree::signal_members(command.pid, &self.processes(), number);
         }
         let fields = json!({ "signal": signal::name(number), "by": by, "delivered": reached });
         self.guard.event("signal_delivered", &fields);

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::door::DOOR;
 use super::{LIVE, RUNS, Store};
 use crate::disk::{self, Access};
 use crate::model::id::RunId;
@@ -409,7 +410,9 @@ pub fn tidy(dir: &OwnedFd) -> io::Result<()> {
     if !is_settled(dir) {
         let _ = settle_status(dir);
     }
-    for name in disk::names(dir)?.iter().filter(|name| name.starts_with('.') || *name == RESERVE) {
+    for name in
+        disk::names(dir)?.iter().filter(|name| name.starts_with('.') || *name == RESERVE || *name == DOOR)
+    {
         let _ = disk::remove_at(dir, name);
     }
     Ok(())
