@@ -2,6 +2,7 @@
 
 pub mod annotate;
 pub mod args;
+pub mod attach;
 pub mod error;
 pub mod kill;
 pub mod logs;
@@ -62,7 +63,9 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
         Command::Logs(args) => logs::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Watch(args) => watch::run(&args),
-        Command::Kill(args) => kill::run(&args),
+        Command::Kill(args) => kill::run(&args, kill::Manner::Kill),
+        Command::Stop(args) => kill::run(&args, kill::Manner::Stop),
+        Command::Attach(args) => attach::run(&args),
         Command::Rename(args) => annotate::rename(&args),
         Command::Label(args) => annotate::label(&args),
         Command::Pin(args) => annotate::pin(&args, true),

@@ -7,10 +7,12 @@ pub mod begin;
 pub mod detach;
 pub mod echo;
 pub mod front;
+pub mod guests;
 pub mod hands;
 pub mod inbox;
 pub mod leftovers;
 pub mod takeover;
+pub mod wishes;
 
 use crate::clock;
 use crate::guard::sealer::Sealed;

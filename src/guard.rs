@@ -2,6 +2,7 @@
 //!
 //! `guarantee.md` beside this file says what is promised, on which assumptions, and how.
 
+pub mod ask;
 pub mod diagnostics;
 pub mod partner;
 pub mod reconcile;

@@ -73,8 +73,10 @@ pub struct Ledger {
     pub command_start: AtomicU64,
     /// Monotonic milliseconds at which the command was started.
     pub started: AtomicU64,
-    /// Why everything is to stop; the first cause wins.
-    pub cause: Once<1024>,
+    /// Bytes of the intents that were acted on.
+    pub intents: AtomicU64,
+    /// Why everything is to stop; the first cause wins. There is room for the longest reason, escaped.
+    pub cause: Once<8192>,
     /// How the command ended.
     pub exit: Once<256>,
     /// What the front returns with, once the run is sealed.
@@ -140,7 +142,7 @@ mod tests {
         assert!(ledger.exit.set(&"first"));
         assert!(!ledger.exit.set(&"second"));
         assert_eq!(ledger.exit.get::<String>().as_deref(), Some("first"));
-        assert!(!ledger.cause.set(&"x".repeat(2000)), "too long");
+        assert!(!ledger.cause.set(&"x".repeat(9000)), "too long");
         assert_eq!(ledger.cause.get::<String>(), None);
     }
 }

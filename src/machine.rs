@@ -272,7 +272,7 @@ impl RunMachine {
     }
 
     fn on_descendants(&mut self, at: SlotId, alive: usize, now: Moment, out: &mut Effects) {
-        let grace_ms = self.plan.grace_ms.min(limit::SWEEP_GRACE_MS);
+        let grace_ms = self.sweep_grace_ms();
         let forced = self.forced;
         let slot = &mut self.slots[at];
         if slot.stage != Stage::Sweeping {
@@ -323,7 +323,7 @@ impl RunMachine {
     /// Stops everything on bookend's own account.
     fn stop_by_rule(&mut self, reason: ExitReason, why: &str, now: Moment, out: &mut Effects) {
         let by = EndedBy { actor: Actor::Bookend, reason: Some(why.to_owned()), ..EndedBy::default() };
-        self.on_stop(StopCause { reason, by, signal: None, error: None }, false, now, out);
+        self.on_stop(StopCause::new(reason, by), false, now, out);
     }
 
     fn on_stop(&mut self, cause: StopCause, force: bool, now: Moment, out: &mut Effects) {
@@ -372,12 +372,19 @@ impl RunMachine {
             ExitReason::WrapperDied | ExitReason::InternalError => {
                 self.plan.grace_ms.min(limit::PARTNER_GRACE_MS)
             }
-            _ => self.plan.grace_ms,
+            _ => cause.grace_ms.unwrap_or(self.plan.grace_ms),
         }
     }
 
+    /// How long what a command left behind has between SIGTERM and SIGKILL.
+    fn sweep_grace_ms(&self) -> u64 {
+        let asked_ms = self.cause.as_ref().and_then(|cause| cause.grace_ms);
+        asked_ms.unwrap_or(self.plan.grace_ms).min(limit::SWEEP_GRACE_MS)
+    }
+
     fn ask_to_end(&mut self, slot: SlotId, cause: &StopCause, now: Moment, out: &mut Effects) {
-        let signal = self.plan.stop_signal.or(cause.signal).unwrap_or(libc::SIGTERM);
+        let wanted = cause.stop_signal.or(self.plan.stop_signal).or(cause.signal);
+        let signal = wanted.unwrap_or(libc::SIGTERM);
         if self.forced || signal == libc::SIGKILL {
             self.slots[slot].start_killing(now);
             out.push(Effect::Kill(slot));
@@ -486,7 +493,7 @@ impl RunMachine {
 
     /// Takes the slot's next step from a polite signal to SIGKILL to giving up.
     fn climb(&mut self, at: SlotId, now: Moment, out: &mut Effects) {
-        let grace_ms = self.plan.grace_ms.min(limit::SWEEP_GRACE_MS);
+        let grace_ms = self.sweep_grace_ms();
         let slot = &mut self.slots[at];
         match slot.ladder {
             Ladder::Lingering(due) if due <= now => {

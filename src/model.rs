@@ -1,6 +1,7 @@
 //! Words: the values every other layer speaks in. No I/O, no clock, no threads.
 
 pub mod id;
+pub mod intent;
 pub mod notes;
 pub mod outcome;
 pub mod plan;

@@ -1,5 +1,8 @@
 //! The store: where all runs of a user are kept, and how a run is found in it.
 
+pub mod door;
+pub mod ends;
+pub mod intents;
 pub mod list;
 pub mod log;
 pub mod marks;

@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
+};
 
 /// A pipe that is writable takes this much without waiting.
 const PIECE: usize = 4096;
@@ -45,6 +47,16 @@ impl Terminal {
         let mut raw = self.modes.clone();
         cfmakeraw(&mut raw);
         self.raw.set(tcsetattr(self.input.as_fd(), SetArg::TCSADRAIN, &raw).is_ok());
+    }
+
+    /// Passes keys on one by one, unseen, but for those that are signals; what is printed is treated as before.
+    pub fn make_keyed(&self) {
+        let mut keyed = self.modes.clone();
+        keyed.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::IEXTEN);
+        keyed.input_flags.remove(InputFlags::IXON | InputFlags::IXOFF);
+        keyed.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
+        keyed.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
+        self.raw.set(tcsetattr(self.input.as_fd(), SetArg::TCSADRAIN, &keyed).is_ok());
     }
 
     /// Gives the modes back that it had in the beginning, where this process took them away: others may have

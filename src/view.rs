@@ -2,6 +2,7 @@
 
 pub mod frame;
 pub mod lines;
+pub mod modes;
 pub mod plain;
 pub mod quote;
 pub mod show;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::annotate::{LabelArgs, NoteArgs, PinArgs, RenameArgs};
+use super::attach::AttachArgs;
 use super::kill::KillArgs;
 use super::logs::LogsArgs;
 use super::ps::PsArgs;
@@ -46,10 +47,15 @@ pub enum Command {
     Logs(LogsArgs),
     /// Watch runs live
     Watch(WatchArgs),
-    /// Wait for a run to end, and exit as it did
+    /// Wait for runs to end, and exit as they did
     Wait(WaitArgs),
-    /// Stop a run
+    /// Attach the terminal to a run that goes on
+    Attach(AttachArgs),
+    /// Stop runs, or pass them a signal
     Kill(KillArgs),
+    /// Stop runs and wait for their end
+    #[command(after_help = super::kill::STOP_EXAMPLES)]
+    Stop(KillArgs),
     /// Give a run another name
     Rename(RenameArgs),
     /// Set labels of a run, or take them away

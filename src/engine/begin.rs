@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::backlog::Backlog;
 use super::front::{Finished, Presence};
+use super::guests::Guests;
 use super::hands::{Ends, Hands, settle_in};
 use super::leftovers::Leftovers;
 use crate::clock;
@@ -33,6 +34,7 @@ use crate::process::pty::Pty;
 use crate::process::pump::{self, Pump};
 use crate::redact;
 use crate::signals::Signals;
+use crate::store::door;
 use crate::store::run_dir::{INDEX, LOG, PROMPT, RunDir, RunDirError};
 use crate::store::{RUNS, Store, StoreError};
 use crate::terminal::Terminal;
@@ -134,7 +136,8 @@ pub fn prepare(
     let (ends, sources, pty) = wire(&plan, terminal.as_ref())?;
     let dir = create(store, &plan, now)?;
     let (log, index) = (Rc::clone(&dir.log), dir.index.clone());
-    let record = describe(&plan, &dir, store.uid, now);
+    let mut record = describe(&plan, &dir, store.uid, now);
+    let guests = open_door(&plan, &dir, &mut record);
     let limit = plan.log_max_bytes;
     let marks = index.map(|index| Marks::new(index, ledger, started, limit));
     let pump = Pump::new(sources, log, marks, ledger, plan.capture == Capture::Pipe, limit);
@@ -158,9 +161,21 @@ pub fn prepare(
         leftovers: Leftovers::default(),
         childless: false,
         announces: true,
+        guests,
     };
     let path = store.path.join(RUNS).join(hands.guard.dir.id.as_str());
     Ok(Prepared { hands, terminal, pty, path })
+}
+
+/// Makes the door through which others may type on the command's terminal, where it has one.
+fn open_door(plan: &Plan, dir: &RunDir, record: &mut Record) -> Option<Guests> {
+    if plan.capture != Capture::Tty {
+        return None;
+    }
+    let door = door::open(dir.dir()).map_err(|e| {
+        record.degraded.push(format!("nobody can attach to it: making a socket in its directory: {e}"));
+    });
+    door.ok().map(Guests::behind)
 }
 
 /// What a command's output goes through: its ends, ours, and one to type on.

@@ -11,6 +11,7 @@ use super::hands::Hands;
 use super::takeover::die_of;
 use crate::clock;
 use crate::failpoint;
+use crate::guard::ask::WAKE;
 use crate::guard::partner::{Incoming, Message};
 use crate::model::outcome::ExitReason;
 use crate::model::record::Exit;
@@ -138,7 +139,8 @@ struct Vigil<'a> {
 pub fn watch(hands: &mut Hands, keeper: Option<i32>, presence: Presence) -> Finished {
     let keys_open = presence.keys().is_some();
     // A program that asks a terminal at which nobody sits is told that nothing will come.
-    let nobody = presence.pty.is_some() && !keys_open;
+    // With a detached run somebody may attach later.
+    let nobody = presence.pty.is_some() && !keys_open && !hands.plan.detach;
     let typed = if nobody { vec![END_OF_INPUT] } else { Vec::new() };
     let flowing = presence.echo.is_some().then_some(Progress::Flowing);
     let mut vigil = Vigil {
@@ -321,7 +323,9 @@ impl Vigil<'_> {
                 libc::SIGCONT => self.resume(),
                 libc::SIGWINCH if self.presence.pty.is_some() => self.resize(),
                 _ if ExitReason::of_stop_signal(number).is_some() => self.on_stop(number, received.sender),
-                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH => self.relay(number, received.sender, 0),
+                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH | WAKE => {
+                    self.relay(number, received.sender, 0);
+                }
                 _ => {}
             }
         }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::backlog::Backlog;
 use super::front::Finished;
+use super::guests::Guests;
 use super::leftovers::Leftovers;
 use crate::clock;
 use crate::failpoint;
@@ -28,6 +29,7 @@ use crate::process::pump::{self, Pump, Stream, Turn};
 use crate::process::spawn::{Prepared, SpawnError, Wiring};
 use crate::process::{pty, tree, wait};
 use crate::signals::Signals;
+use crate::store::door;
 use crate::view::words;
 
 /// Turns of the pump for a stream that is about to be cut: more than a pipe holds.
@@ -99,6 +101,8 @@ pub struct Hands {
     pub childless: bool,
     /// Whether the front wants to know that the run is on disk.
     pub announces: bool,
+    /// Who may type from outside, where the command has a terminal of its own.
+    pub guests: Option<Guests>,
 }
 
 impl Hands {
@@ -382,6 +386,10 @@ impl Hands {
         self.guard.record.leftovers = self.leftovers.list();
         self.guard.record.resources = wait::resources();
         self.pump.trim_to_limit();
+        // Before the record: whichever bookend comes to it, none leaves a door behind.
+        if self.guests.take().is_some() {
+            door::close(self.guard.dir.dir());
+        }
         for trouble in self.pump.troubles() {
             self.guard.degrade(trouble);
         }

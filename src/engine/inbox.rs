@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::hands::Hands;
 use crate::clock;
+use crate::guard::ask::WAKE;
 use crate::guard::partner::{Incoming, Message};
 use crate::machine::{Event, StopCause};
 use crate::model::outcome::ExitReason;
@@ -17,7 +18,6 @@ use crate::process::identity;
 use crate::process::pump::{Stream, Turn};
 use crate::process::wait::{self, Change};
 use crate::signals::Received;
-use crate::store::run_dir::INTENT;
 
 /// The one slot of a plain command.
 const SLOT: usize = 0;
@@ -27,12 +27,15 @@ const FASTEST_BYTES_PER_MS: u64 = 2 << 20;
 
 /// Which descriptor a poll entry is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     Signals,
     Link,
     Output(Stream),
     Command,
     Log,
+    Door,
+    Guest(u32),
+    Typing,
 }
 
 impl Hands {
@@ -65,6 +68,9 @@ impl Hands {
             sources.push((Source::Command, handle.as_fd(), comes));
         }
         sources.extend(self.watch.as_ref().map(|watch| (Source::Log, watch.as_fd(), comes)));
+        if let (Some(guests), Some(terminal)) = (&self.guests, self.pump.source(Stream::Out)) {
+            sources.extend(guests.sources(terminal));
+        }
         ready(&sources, wait_ms)
     }
 
@@ -87,6 +93,9 @@ impl Hands {
                 self.command_ended(None);
                 self.queue.push_back(Event::Exited(SLOT, None));
             }
+            Source::Door => self.on_knock(),
+            Source::Guest(number) => self.on_guest(number),
+            Source::Typing => self.type_keys(),
             Source::Log => {
                 if let Some(watch) = &self.watch {
                     let _ = watch.read_events();
@@ -108,18 +117,23 @@ impl Hands {
                 self.own_stops += 1;
                 self.stop_by_signal(number, received.sender, self.own_stops);
             }
-            libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH => self.pass_on(received.signal),
+            WAKE if self.take_wishes() => {}
+            libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH => {
+                self.pass_on(received.signal);
+            }
             number => {
                 self.guard.event("signal_ignored", &serde_json::json!({ "signal": signal::name(number) }));
             }
         }
     }
 
-    /// Passes a signal on to the command's group.
-    fn pass_on(&self, number: i32) {
-        if let Some(command) = self.command.as_ref().filter(|c| c.ours && !c.ended) {
+    /// Passes a signal on to the command's group; whether there is one that it can be passed to.
+    pub(super) fn pass_on(&self, number: i32) -> bool {
+        let command = self.command.as_ref().filter(|c| c.ours && !c.ended);
+        if let Some(command) = command {
             crate::process::tree::signal_group(command.pid, number);
         }
+        command.is_some()
     }
 
     fn stop_by_signal(&mut self, number: i32, sender: Option<(i32, u32)>, count: u32) {
@@ -129,18 +143,9 @@ impl Hands {
                 &serde_json::json!({ "signal": signal::name(number), "inherited": true }),
             );
         }
-        let intent = (number == libc::SIGTERM).then(|| self.intent()).flatten();
-        let (cause, force) = intent.unwrap_or_else(|| (cause_of_signal(number, sender), count >= 2));
+        let (cause, force) = (cause_of_signal(number, sender), count >= 2);
         self.guard.event("stop_requested", &serde_json::json!({ "by": cause.by, "force": force }));
         self.queue.push_back(Event::Stop { cause, force });
-    }
-
-    /// What `bookend kill` left for this run to read.
-    fn intent(&self) -> Option<(StopCause, bool)> {
-        let intent: serde_json::Value = serde_json::from_slice(&self.guard.dir.read(INTENT).ok()?).ok()?;
-        let by: EndedBy = serde_json::from_value(intent.get("by")?.clone()).ok()?;
-        let force = intent.get("force").and_then(serde_json::Value::as_bool).unwrap_or(false);
-        Some((StopCause { reason: ExitReason::Killed, by, signal: None, error: None }, force))
     }
 
     fn on_child(&mut self) {
@@ -167,9 +172,13 @@ impl Hands {
 
     fn on_pause(&mut self, pid: i32) {
         match wait::take_stop(pid) {
-            Change::Stopped => {
+            Change::Stopped(number) => {
                 self.command_paused(Some(clock::now()));
-                self.send(&Message::Paused);
+                // SIGSTOP is somebody's wish that it stands still; the others are a terminal's job control, in which the
+                // front takes part.
+                if number != libc::SIGSTOP {
+                    self.send(&Message::Paused);
+                }
                 self.queue.push_back(Event::Paused(SLOT));
             }
             Change::Continued => {
@@ -187,10 +196,11 @@ impl Hands {
                 number if ExitReason::of_stop_signal(number).is_some() => {
                     self.stop_by_signal(number, sender, count);
                 }
-                number => self.pass_on(number),
+                WAKE => drop(self.take_wishes()),
+                number => drop(self.pass_on(number)),
             },
-            Incoming::Message(Message::Suspend) => self.pass_on(libc::SIGTSTP),
-            Incoming::Message(Message::Resume) => self.pass_on(libc::SIGCONT),
+            Incoming::Message(Message::Suspend) => drop(self.pass_on(libc::SIGTSTP)),
+            Incoming::Message(Message::Resume) => drop(self.pass_on(libc::SIGCONT)),
             Incoming::Message(Message::Panicked { message }) => {
                 let cause = internal_error(format!("the front failed: {message}"));
                 self.queue.push_back(Event::Stop { cause, force: false });
@@ -247,17 +257,17 @@ pub fn cause_of_signal(number: i32, sender: Option<(i32, u32)>) -> StopCause {
         uid: sender.map(|s| s.1),
         user: None,
         command: sender.filter(|s| s.0 > 0).and_then(|s| identity::command_name(s.0)),
-        reason: None,
+        ..EndedBy::default()
     };
     let reason = ExitReason::of_stop_signal(number).unwrap_or(ExitReason::Terminated);
-    StopCause { reason, by, signal: Some(number), error: None }
+    StopCause { signal: Some(number), ..StopCause::new(reason, by) }
 }
 
 /// The cause that the death of one bookend is.
 #[must_use]
 pub fn wrapper_died(why: &str) -> StopCause {
     let by = EndedBy { actor: Actor::System, reason: Some(why.to_owned()), ..EndedBy::default() };
-    StopCause { reason: ExitReason::WrapperDied, by, signal: None, error: None }
+    StopCause::new(ExitReason::WrapperDied, by)
 }
 
 /// The cause that a failure of bookend's own is.
@@ -265,5 +275,5 @@ pub fn wrapper_died(why: &str) -> StopCause {
 pub fn internal_error(message: String) -> StopCause {
     let by = EndedBy { actor: Actor::Bookend, reason: Some("it failed".to_owned()), ..EndedBy::default() };
     let error = ErrorInfo { message, ..ErrorInfo::default() };
-    StopCause { reason: ExitReason::InternalError, by, signal: None, error: Some(error) }
+    StopCause { error: Some(error), ..StopCause::new(ExitReason::InternalError, by) }
 }

@@ -67,6 +67,7 @@ impl Hands {
         self.guard.record.evidence.push(fault.or_else(|| cause.by.reason.clone()).unwrap_or_default());
         self.learn_owner();
         self.adopt_command();
+        self.inherit_wishes();
         self.guard.event("took_over", &serde_json::json!({ "because": cause.by.reason }));
         let died = Event::PartnerDied(cause);
         let (mut machine, first) = if self.may_begin_anew() {
@@ -194,6 +195,10 @@ impl Hands {
                 drop(mine);
                 self.guard.disarm();
                 self.forked_later = true;
+                // Whom that one has let in must see its end.
+                if let Some(guests) = &mut self.guests {
+                    guests.leave_to_the_other();
+                }
                 self.link = Some(theirs);
                 super::front::watch_instead(self);
             }

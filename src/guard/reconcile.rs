@@ -101,12 +101,23 @@ fn read_bare(store: &Store, id: &RunId, dir: OwnedFd) -> io::Result<Reading> {
     })
 }
 
+/// How what is left of an orphaned run is asked to end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asking {
+    /// The signal; none for SIGTERM.
+    pub signal: Option<i32>,
+    /// Milliseconds until SIGKILL; none for the run's own grace period.
+    pub grace_ms: Option<u64>,
+    /// Whether it is not asked but killed at once.
+    pub force: bool,
+}
+
 /// Ends what is left of an orphaned run and seals it as killed. Unless it is forced, what is left is asked first and
-/// has the run's grace period.
+/// has a grace period.
 ///
 /// # Errors
 /// As opening the run's directory; `WouldBlock` when another process is sealing it.
-pub fn kill_orphan(store: &Store, id: &RunId, by: EndedBy, force: bool) -> io::Result<Reading> {
+pub fn kill_orphan(store: &Store, id: &RunId, by: EndedBy, asking: Asking) -> io::Result<Reading> {
     let dir = store.open_run(id)?;
     let lock = disk::open_at(&dir, LOCK)?;
     if !disk::try_lock(&lock)? {
@@ -116,9 +127,10 @@ pub fn kill_orphan(store: &Store, id: &RunId, by: EndedBy, force: bool) -> io::R
     // What they are is asked while they can still say it.
     evidence.leftovers = evidence.alive.iter().map(|p| as_leftover(p, Fate::Alive)).collect();
     let marks = evidence.marks(id);
-    if !force {
-        tree::signal_all(None, &evidence.alive, libc::SIGTERM);
-        wait_for_the_end(&marks, evidence.status.as_ref().map_or(0, |s| s.plan.grace_ms));
+    if !asking.force {
+        tree::signal_all(None, &evidence.alive, asking.signal.unwrap_or(libc::SIGTERM));
+        let planned_ms = evidence.status.as_ref().map_or(0, |s| s.plan.grace_ms);
+        wait_for_the_end(&marks, asking.grace_ms.unwrap_or(planned_ms));
         settle(&mut evidence.leftovers, Fate::Terminated);
     }
     tree::kill_all(|| tree::remains(&marks, &[]));

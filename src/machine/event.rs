@@ -29,8 +29,22 @@ pub struct StopCause {
     pub by: EndedBy,
     /// The signal that came, which is passed on to the command unless the plan names another.
     pub signal: Option<i32>,
+    /// The signal that was asked for, whatever the plan names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
+    /// Milliseconds between that signal and SIGKILL, whatever the plan says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
     /// What went wrong, where the cause is a failure of bookend's.
     pub error: Option<ErrorInfo>,
+}
+
+impl StopCause {
+    /// A cause about which nothing more is known.
+    #[must_use]
+    pub fn new(reason: ExitReason, by: EndedBy) -> Self {
+        Self { reason, by, signal: None, stop_signal: None, grace_ms: None, error: None }
+    }
 }
 
 /// One thing that happened. The engine puts all sources of happenings into one order.

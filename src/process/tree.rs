@@ -144,6 +144,12 @@ pub fn signal_group(leader: i32, signal: i32) {
     }
 }
 
+/// Sends a signal to those of `processes` that are in a group whose id is not ours to use; whether any got it.
+#[must_use]
+pub fn signal_members(leader: i32, processes: &[Stat], wanted: i32) -> bool {
+    processes.iter().filter(|p| p.pgid == leader && signal(p, wanted)).count() > 0
+}
+
 /// Sends a signal to a command's group, and to those of `others` that are not in it; then wakes stopped ones.
 pub fn signal_all(leader: Option<i32>, others: &[Stat], wanted: i32) {
     if let Some(leader) = leader {

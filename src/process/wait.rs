@@ -16,8 +16,8 @@ pub enum Change {
     None,
     /// It ended.
     Ended(Exit),
-    /// It was stopped by a signal.
-    Stopped,
+    /// It was stopped by this signal.
+    Stopped(i32),
     /// It goes on.
     Continued,
     /// It is no child of ours (any more).
@@ -41,7 +41,7 @@ pub fn peek(pid: i32) -> Change {
 pub fn take_stop(pid: i32) -> Change {
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
     match retry(|| waitid(Id::Pid(Pid::from_raw(pid)), flags)) {
-        Ok(WaitStatus::Stopped(..)) => Change::Stopped,
+        Ok(WaitStatus::Stopped(_, signal)) => Change::Stopped(signal as i32),
         Ok(WaitStatus::Continued(_)) => Change::Continued,
         _ => Change::None,
     }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::door::DOOR;
 use super::{LIVE, RUNS, Store};
 use crate::disk::{self, Access};
 use crate::model::id::RunId;
@@ -35,8 +36,8 @@ pub const DIAGNOSTICS: &str = "diagnostics.md";
 pub const TASK: &str = "task.json";
 /// Proof of life.
 pub const LOCK: &str = "lock";
-/// What `bookend kill` wants, for the keeper to read.
-pub const INTENT: &str = "kill.json";
+/// What others want of the run, for its keeper to read: one line each, the first one first.
+pub const INTENTS: &str = "kill.jsonl";
 /// What people noted on it afterwards.
 pub const NOTES: &str = "notes.jsonl";
 /// Disk space set aside for the record.
@@ -409,7 +410,9 @@ pub fn tidy(dir: &OwnedFd) -> io::Result<()> {
     if !is_settled(dir) {
         let _ = settle_status(dir);
     }
-    for name in disk::names(dir)?.iter().filter(|name| name.starts_with('.') || *name == RESERVE) {
+    for name in
+        disk::names(dir)?.iter().filter(|name| name.starts_with('.') || *name == RESERVE || *name == DOOR)
+    {
         let _ = disk::remove_at(dir, name);
     }
     Ok(())

@@ -64,10 +64,8 @@ pub fn visible_line(text: &str) -> String {
 pub fn json(document: &str) -> String {
     let escaped =
         |c: char| if c != '\n' && is_control(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
-    match document.chars().any(|c| c != '\n' && is_control(c)) {
-        true => document.chars().map(escaped).collect(),
-        false => document.to_owned(),
-    }
+    let steers = document.chars().any(|c| c != '\n' && is_control(c));
+    if steers { document.chars().map(escaped).collect() } else { document.to_owned() }
 }
 
 /// Text cut to `width` columns of a terminal.

@@ -30,12 +30,14 @@ pub fn ended_by(by: &EndedBy) -> String {
         (None, Some(pid)) => format!("pid {pid}"),
         _ => "another process".to_owned(),
     };
-    let user = by.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
+    let user = by.user.as_ref().map(|name| format!(" of user {}", quote::visible_line(name)));
+    let user = user.or_else(|| Some(format!(" of user {}", by.uid?))).unwrap_or_default();
     let signal = quote::visible_line(by.signal.as_deref().unwrap_or("a signal"));
+    let asked = by.signal.as_ref().map(|_| format!(" -s {signal}")).unwrap_or_default();
     let who = match by.actor {
         Actor::Terminal => format!("{signal} from the terminal"),
         Actor::Process => format!("{signal} from {process}{user}"),
-        Actor::User => format!("{} with bookend kill from {process}", person(by)),
+        Actor::User => format!("{} with bookend kill{asked} from {process}", person(by)),
         Actor::Bookend => "bookend".to_owned(),
         Actor::System => "the system".to_owned(),
         Actor::Unknown => "somebody".to_owned(),

@@ -270,7 +270,7 @@ fn check_files(run: &RunDir, record: &Value) {
     }
     expected.sort_unstable();
     let mut files = run.files();
-    files.retain(|name| name != "kill.json");
+    files.retain(|name| name != "kill.jsonl");
     assert_eq!(files, expected, "{record:#}");
     for name in &files {
         let mode = fs::metadata(run.path.join(name)).expect("a file").permissions().mode();

@@ -77,13 +77,14 @@ struct Trace {
     cause: Option<StopCause>,
     stop_at: Option<Moment>,
     saved_stop: bool,
+    /// Whether somebody asked by force, or a second time.
+    insisted: bool,
     sealed: Option<Ending>,
     log: Vec<String>,
 }
 
 fn cause(reason: ExitReason, actor: Actor) -> StopCause {
-    let by = EndedBy { actor, ..EndedBy::default() };
-    StopCause { reason, by, signal: None, error: None }
+    StopCause::new(reason, EndedBy { actor, ..EndedBy::default() })
 }
 
 impl Trace {
@@ -110,6 +111,7 @@ impl Trace {
             cause: None,
             stop_at: None,
             saved_stop: false,
+            insisted: false,
             sealed: None,
             log: vec![format!("{plan:?}")],
             dice,
@@ -126,7 +128,7 @@ impl Trace {
         let started = !self.dice.one_in(4);
         let known = Known {
             started: started.then_some(Moment(999_000)),
-            cause: self.dice.one_in(3).then(|| cause(ExitReason::Terminated, Actor::Process)),
+            cause: self.dice.one_in(3).then(|| self.wish(ExitReason::Killed, Actor::User)),
             forced: self.dice.one_in(8),
             output_open: self.dice.one_in(2),
             blind: self.dice.one_in(2),
@@ -135,12 +137,41 @@ impl Trace {
         let obeys = self.obedience();
         self.places[0] =
             Place { active: started, runs: started, left: 1, obeys, output_open: known.output_open };
+        self.insisted = known.forced;
         if known.cause.is_some() {
             self.cause.clone_from(&known.cause);
             self.stop_at = Some(self.now);
         }
         self.machine = RunMachine::adopt(self.plan.clone(), known, self.now);
         Event::PartnerDied(cause(ExitReason::WrapperDied, Actor::System))
+    }
+
+    /// A cause with a signal and a grace period of its own, or without.
+    fn wish(&mut self, reason: ExitReason, actor: Actor) -> StopCause {
+        let signals = [libc::SIGINT, libc::SIGHUP, libc::SIGWINCH];
+        StopCause {
+            signal: self.dice.one_in(3).then_some(libc::SIGQUIT),
+            stop_signal: self.dice.one_in(3).then_some(signals[self.dice.below(3) as usize]),
+            grace_ms: self.dice.maybe_ms(),
+            ..cause(reason, actor)
+        }
+    }
+
+    /// The signal that the first cause stops a command with.
+    fn stop_signal(&self) -> i32 {
+        let of_cause = self.cause.as_ref().and_then(|c| c.stop_signal);
+        let that_came = self.cause.as_ref().and_then(|c| c.signal);
+        of_cause.or(self.plan.stop_signal).or(that_came).unwrap_or(libc::SIGTERM)
+    }
+
+    /// The grace period of the first cause.
+    fn grace_ms(&self) -> u64 {
+        match &self.cause {
+            Some(StopCause { reason: ExitReason::WrapperDied, .. }) => {
+                self.plan.grace_ms.min(limit::PARTNER_GRACE_MS)
+            }
+            cause => cause.as_ref().and_then(|c| c.grace_ms).unwrap_or(self.plan.grace_ms),
+        }
     }
 
     fn obedience(&mut self) -> Obeys {
@@ -150,6 +181,9 @@ impl Trace {
     /// Gives the machine one event, and checks and performs what it wants.
     fn step(&mut self, event: Event) {
         self.log.push(format!("{} {event:?}", self.now.0));
+        if let Event::Stop { force, .. } = &event {
+            self.insisted |= *force || self.cause.is_some();
+        }
         let effects = self.machine.step(event, self.now);
         for (at, effect) in effects.iter().enumerate() {
             self.log.push(format!("    -> {effect:?}"));
@@ -171,6 +205,9 @@ impl Trace {
             Effect::Signal(slot, _) | Effect::Kill(slot) => {
                 let stops = self.cause.is_some() && self.places[slot].runs;
                 assert!(!stops || self.saved_stop, "a stop is signalled before it is saved");
+                if stops {
+                    self.check_stop(effect);
+                }
                 Some(slot)
             }
             Effect::Survey(slot) | Effect::ProbeOutput(slot) | Effect::TrimLog(slot) => Some(slot),
@@ -187,6 +224,17 @@ impl Trace {
         if let Effect::Seal(ending) = effect {
             assert!(self.places.iter().all(|place| !place.active), "sealed before every task was ended");
             self.check_ending(ending);
+        }
+    }
+
+    /// A command is asked with the signal of the first cause, and not killed before that one's grace period is over.
+    fn check_stop(&self, effect: &Effect) {
+        let wanted = self.stop_signal();
+        let waited_ms = self.stop_at.map_or(0, |at| self.now.ms_since(at));
+        match effect {
+            Effect::Signal(_, number) => assert_eq!(*number, wanted, "another signal"),
+            _ if wanted == libc::SIGKILL || self.insisted => {}
+            _ => assert!(waited_ms >= self.grace_ms(), "killed after {waited_ms} ms"),
         }
     }
 
@@ -323,7 +371,8 @@ impl Trace {
                 let reasons = [ExitReason::Interrupted, ExitReason::Terminated, ExitReason::Killed];
                 let actors = [Actor::Process, Actor::Terminal, Actor::User];
                 let at = self.dice.below(3) as usize;
-                Event::Stop { cause: cause(reasons[at], actors[at]), force: self.dice.one_in(3) }
+                let cause = self.wish(reasons[at], actors[at]);
+                Event::Stop { cause, force: self.dice.one_in(3) }
             }
             9 if self.dice.one_in(2) => Event::PartnerDied(cause(ExitReason::WrapperDied, Actor::System)),
             _ => {
@@ -367,7 +416,7 @@ impl Trace {
 
     /// Nothing obeys and nothing happens any more: the machine's own deadlines must bring the end, and soon.
     fn end_by_deadlines(&mut self) {
-        let (began, grace_ms) = (self.now, self.plan.grace_ms);
+        let (began, grace_ms) = (self.now, self.grace_ms());
         let mut in_place = 0;
         while self.sealed.is_none() {
             let due = self.machine.deadline().expect("something is due while a stop is under way");

@@ -1,5 +1,6 @@
 //! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
 
+mod attach;
 mod bad_input;
 mod capture;
 mod detach;
@@ -23,6 +24,7 @@ mod reader_sweep;
 mod readers;
 mod readme;
 mod signals_grid;
+mod steer;
 mod tripwire;
 mod views;
 mod world;

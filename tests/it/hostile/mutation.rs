@@ -24,14 +24,15 @@ pub struct Ground {
 /// One thing to do to a run's directory.
 pub type Mutation = fn(&mut Random, &Ground, &Path);
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
+    "attach",
     "run.json",
     "status.json",
     "events.jsonl",
     "notes.jsonl",
     "harness.log",
     "harness.idx",
-    "kill.json",
+    "kill.jsonl",
     "task.json",
     "prompt.md",
     "diagnostics.md",
@@ -40,7 +41,7 @@ const FILES: [&str; 14] = [
     ".status.json.new",
     ".run.json.new",
 ];
-const RECORDS: [&str; 3] = ["run.json", "status.json", "kill.json"];
+const RECORDS: [&str; 3] = ["run.json", "status.json", "kill.jsonl"];
 /// Text that would do much on a terminal.
 pub const NASTY: &str =
     "\u{1b}]52;c;aGk=\u{7}\u{9b}31m\u{1b}[2J\u{202e}\u{2066}\u{61c}\u{7f}\n\r\t\u{8}x\u{2028}\u{0}";
@@ -278,8 +279,15 @@ fn nasty(value: &mut Value) {
 }
 
 fn sparse(random: &mut Random, _: &Ground, dir: &Path) {
-    let names =
-        ["run.json", "status.json", "events.jsonl", "notes.jsonl", "harness.log", "kill.json", "harness.idx"];
+    let names = [
+        "run.json",
+        "status.json",
+        "events.jsonl",
+        "notes.jsonl",
+        "harness.log",
+        "kill.jsonl",
+        "harness.idx",
+    ];
     let path = clear(random, dir, &names);
     File::create(path).and_then(|file| file.set_len(4 << 30)).expect("a sparse file");
 }
@@ -346,7 +354,7 @@ fn canary(random: &mut Random, ground: &Ground, dir: &Path) {
         1 => (record["owner"]["front_pid"], record["owner"]["front_start_time"]) = (pid.into(), start.into()),
         _ => (record["command"]["pid"], record["command"]["start_time"]) = (pid.into(), odd_start.into()),
     });
-    fs::write(dir.join("kill.json"), json!({ "schema": 1, "force": true, "by": { "pid": pid } }).to_string())
+    fs::write(dir.join("kill.jsonl"), json!({ "schema": 1, "at": "2026-11-21T08:30:00.000Z", "by": { "pid": pid }, "stop": { "force": true } }).to_string() + "\n")
         .unwrap_or_default();
 }
 
