@@ -274,8 +274,11 @@ pub fn rename_new_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io
     let (from, to) = (from.as_fd(), to.as_fd());
     match retry(|| rename_noreplace(from, old, to, new)) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-            link_at(from, old, to, new)?;
-            remove_at(from, old)
+            match link_at(from, old, to, new) {
+                // A directory has one name only; another one can only be replaced by it while it is empty.
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => replace_at(from, old, to, new),
+                other => other.and_then(|()| remove_at(from, old)),
+            }
         }
         other => other,
     }
