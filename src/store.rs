@@ -1,10 +1,13 @@
 //! The store: where all runs of a user are kept, and how a run is found in it.
 
+pub mod held;
 pub mod list;
 pub mod log;
 pub mod marks;
 pub mod notes;
 pub mod run_dir;
+pub mod trash;
+pub mod turn;
 pub mod watch;
 
 use std::env::{self, VarError};

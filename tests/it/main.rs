@@ -2,13 +2,18 @@
 
 mod bad_input;
 mod capture;
+mod clean;
+mod clean_kills;
+mod clean_odd;
 mod detach;
 mod disk_full;
+mod doctor;
 mod escape;
 mod exit_codes;
 mod exit_paths;
 mod expect;
 mod fault_sweep;
+mod forge;
 mod golden;
 mod hostile;
 mod kill_sweep;
@@ -22,6 +27,7 @@ mod random_kills;
 mod reader_sweep;
 mod readers;
 mod readme;
+mod retention;
 mod signals_grid;
 mod tripwire;
 mod views;
