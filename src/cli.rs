@@ -3,6 +3,8 @@
 pub mod annotate;
 pub mod args;
 pub mod attach;
+pub mod clean;
+pub mod doctor;
 pub mod error;
 pub mod kill;
 pub mod logs;
@@ -10,9 +12,12 @@ pub mod pick;
 pub mod plan;
 pub mod ps;
 pub mod quick;
+pub mod retain;
+pub mod rm;
 pub mod run;
 pub mod schema;
 pub mod show;
+mod tidy;
 pub mod wait;
 pub mod watch;
 
@@ -71,6 +76,9 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
         Command::Pin(args) => annotate::pin(&args, true),
         Command::Unpin(args) => annotate::pin(&args, false),
         Command::Note(args) => annotate::note(&args),
+        Command::Rm(args) => rm::run(&args),
+        Command::Clean(args) => clean::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|failure| failure.report())

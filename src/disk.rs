@@ -4,6 +4,9 @@
 //! Every name is one component, so that `O_NOFOLLOW` alone keeps a call in its directory: what openat2(2) with
 //! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS` would add, on every kernel and for no further call.
 
+pub mod probe;
+pub mod tree;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -51,6 +54,14 @@ pub fn read_start(path: &str, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn open_path(path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
     retry(|| nix::fcntl::openat(nix::fcntl::AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty()))
+}
+
+/// Opens a regular file by path, following links; anything else (a FIFO) is refused and can not make the caller wait.
+///
+/// # Errors
+/// As openat(2); `InvalidData` for what is no regular file.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    regular(open_path(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?)
 }
 
 /// Opens the null device for reading.
@@ -154,7 +165,11 @@ fn invalid(why: &str) -> io::Error {
 pub fn open_at(dir: impl AsFd, name: &str) -> io::Result<File> {
     debug_assert!(is_one_component(name), "{name}");
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, Mode::empty())).map(File::from)?;
+    regular(retry(|| nix::fcntl::openat(dir.as_fd(), name, flags, Mode::empty()))?)
+}
+
+fn regular(opened: OwnedFd) -> io::Result<File> {
+    let file = File::from(opened);
     if file.metadata()?.is_file() { Ok(file) } else { Err(invalid("not a regular file")) }
 }
 
@@ -163,7 +178,14 @@ pub fn open_at(dir: impl AsFd, name: &str) -> io::Result<File> {
 /// # Errors
 /// As [`open_at`]; `InvalidData` when it is larger than [`READ_LIMIT`].
 pub fn read_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
-    let file = open_at(dir, name)?;
+    read_whole(&open_at(dir, name)?)
+}
+
+/// Reads a small open file whole.
+///
+/// # Errors
+/// As pread(2); `InvalidData` when it is larger than [`READ_LIMIT`].
+pub fn read_whole(file: &File) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.len();
     if size > READ_LIMIT {
         return Err(invalid(&format!("larger than {READ_LIMIT} bytes")));
@@ -274,8 +296,11 @@ pub fn rename_new_at(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> io
     let (from, to) = (from.as_fd(), to.as_fd());
     match retry(|| rename_noreplace(from, old, to, new)) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-            link_at(from, old, to, new)?;
-            remove_at(from, old)
+            match link_at(from, old, to, new) {
+                // A directory has one name only; another one can only be replaced by it while it is empty.
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => replace_at(from, old, to, new),
+                other => other.and_then(|()| remove_at(from, old)),
+            }
         }
         other => other,
     }

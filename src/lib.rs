@@ -10,13 +10,13 @@
 //! Imports go downward only; `tests/it/layers.rs` holds that.
 //!
 //! 1. **Words** ([`model`]): ids, times, plans, ends, records. Values only.
-//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`query`] (which runs are meant), [`redact`] (what is secret)
-//!    and [`view`]
-//!    (records into words).
+//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`query`] (which runs are meant), [`retention`] (which
+//!    of them go), [`redact`] (what must not be kept) and [`view`] (records into words).
 //! 3. **Hands**, the only modules that touch the world: [`clock`], [`disk`], [`ledger`] (memory that both bookends
 //!    share), [`signals`], [`terminal`], [`process`] (spawn, wait, signal, pump), [`store`] (run directories),
-//!    [`guard`] (sealing, the two bookends' link, reconciling). `failpoint` lets tests make them fail.
-//! 4. **The loop**: [`engine`] with its hands, its inbox, the front's vigil and the takeover.
+//!    [`config`], [`guard`] (sealing, the two bookends' link, reconciling). `failpoint` lets tests make them fail.
+//! 4. **The loop**: [`engine`] with its hands, its inbox, the front's vigil and the takeover. Beside it what looks after
+//!    a whole store: [`sweep`] (removing runs) and [`doctor`] (what is wrong, and putting it right).
 //! 5. **Fronts**: [`cli`], one file for each command.
 //!
 //! # A run's way through it
@@ -42,7 +42,9 @@
 
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod disk;
+pub mod doctor;
 pub mod engine;
 pub mod failpoint;
 pub mod guard;
@@ -52,7 +54,9 @@ pub mod model;
 pub mod process;
 pub mod query;
 pub mod redact;
+pub mod retention;
 pub mod signals;
 pub mod store;
+pub mod sweep;
 pub mod terminal;
 pub mod view;

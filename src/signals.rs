@@ -105,6 +105,19 @@ impl Signals {
     }
 }
 
+/// Whether a signal waits that asks this process to stop.
+#[must_use]
+pub fn stop_is_pending() -> bool {
+    let mut waiting = empty_mask();
+    // SAFETY: the kernel writes a valid set to `waiting`, and sigismember only reads it.
+    unsafe {
+        libc::sigpending(&raw mut waiting) == 0
+            && [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]
+                .iter()
+                .any(|&signal| libc::sigismember(&raw const waiting, signal) == 1)
+    }
+}
+
 fn received(info: &libc::signalfd_siginfo) -> Received {
     let by_process = info.ssi_code <= 0;
     let sender = by_process.then(|| (info.ssi_pid.cast_signed(), info.ssi_uid));

@@ -2,12 +2,15 @@
 
 pub mod door;
 pub mod ends;
+pub mod held;
 pub mod intents;
 pub mod list;
 pub mod log;
 pub mod marks;
 pub mod notes;
 pub mod run_dir;
+pub mod trash;
+pub mod turn;
 pub mod watch;
 
 use std::env::{self, VarError};

@@ -1,11 +1,13 @@
 //! Records into words: used by every front alike. Pure.
 
+pub mod findings;
 pub mod frame;
 pub mod lines;
 pub mod modes;
 pub mod plain;
 pub mod quote;
 pub mod show;
+pub mod sweep;
 pub mod table;
 pub mod words;
 

@@ -9,9 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::annotate::{LabelArgs, NoteArgs, PinArgs, RenameArgs};
 use super::attach::AttachArgs;
+use super::clean::CleanArgs;
+use super::doctor::DoctorArgs;
 use super::kill::KillArgs;
 use super::logs::LogsArgs;
 use super::ps::PsArgs;
+use super::rm::RmArgs;
 use super::schema::SchemaArgs;
 use super::show::ShowArgs;
 use super::wait::WaitArgs;
@@ -66,6 +69,12 @@ pub enum Command {
     Unpin(PinArgs),
     /// Put a note on a run
     Note(NoteArgs),
+    /// Remove runs
+    Rm(RmArgs),
+    /// Remove finished runs, or their logs, by rules
+    Clean(CleanArgs),
+    /// Say what is wrong with the store and its place, and put it right
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of a record file
     Schema(SchemaArgs),
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use super::args::RunArgs;
 use super::error::{Failure, INTERNAL};
 use super::plan::{Surroundings, check, plan};
-use super::{Done, note_attempt};
+use super::{Done, note_attempt, retain};
 use crate::disk;
 use crate::engine::begin::{self, BeginError, Prepared};
 use crate::engine::detach::{self, Detached, Report};
@@ -117,6 +117,9 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
     if !quiet || finished.trouble {
         say(&finished);
     }
+    if finished.die_of.is_none() {
+        retain::after_run(store, !quiet);
+    }
     Ok(Done { code: finished.code, die_of: finished.die_of })
 }
 
@@ -192,12 +195,12 @@ fn detached(args: RunArgs, prepared: Prepared, store: &Store) -> Result<Done, Fa
             let (message, hint) = trouble.split_once('\n').unwrap_or((&trouble, "try again"));
             Err(no_run(&args.command, Failure::new(INTERNAL, message, hint)))
         }
-        Detached::Background(report) => Ok(watch(prepared, report)),
+        Detached::Background(report) => Ok(watch(prepared, report, store)),
     }
 }
 
 /// The life of a detached run's front.
-fn watch(prepared: Prepared, report: Report) -> Done {
+fn watch(prepared: Prepared, report: Report, store: &Store) -> Done {
     let report = std::rc::Rc::new(std::cell::RefCell::new(report));
     let published = std::rc::Rc::clone(&report);
     let presence =
@@ -205,6 +208,7 @@ fn watch(prepared: Prepared, report: Report) -> Done {
     let done = match begin::begin(prepared, presence) {
         Ok(finished) => {
             report.borrow_mut().refused(&finished.verdict);
+            retain::after_run(store, false);
             finished.code
         }
         Err(e) => {

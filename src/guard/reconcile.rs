@@ -112,6 +112,31 @@ pub struct Asking {
     pub force: bool,
 }
 
+/// What is true of a run that has no final record, apart from its lock.
+#[derive(Debug)]
+pub enum Standing {
+    /// One of its bookends lives.
+    Living,
+    /// Its bookends are gone, its command is not.
+    Orphaned(Vec<Stat>),
+    /// Nothing of it is left.
+    Gone,
+    /// It can not be told from here, or is not ours to tell.
+    Unsure(String),
+}
+
+/// Asks the process table about a run, and changes nothing.
+#[must_use]
+pub fn standing(dir: &OwnedFd, id: &RunId) -> Standing {
+    let evidence = Evidence::gather(dir, id);
+    match evidence.verdict() {
+        Verdict::Living => Standing::Living,
+        Verdict::Unsure(why) => Standing::Unsure(why),
+        Verdict::Orphaned => Standing::Orphaned(evidence.alive),
+        Verdict::Gone => Standing::Gone,
+    }
+}
+
 /// Ends what is left of an orphaned run and seals it as killed. Unless it is forced, what is left is asked first and
 /// has a grace period.
 ///

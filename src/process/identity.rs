@@ -117,6 +117,14 @@ pub fn has_open(pid: i32, file: &fs::File) -> bool {
     })
 }
 
+/// The value of a variable in the environment a process was started with.
+#[must_use]
+pub fn variable(pid: i32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let entry = |entry: &[u8]| Some(entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
+    String::from_utf8(bytes.split(|&b| b == 0).find_map(entry)?).ok()
+}
+
 /// What tells this machine, boot and pid namespace from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {

@@ -91,6 +91,25 @@ pub fn remains(marks: &Marks, except: &[i32]) -> Vec<Stat> {
     found
 }
 
+/// Living processes that were started in some run, with that run as their variable says it.
+#[must_use]
+pub fn marked() -> Vec<(String, Stat)> {
+    let found = table().into_iter().filter(Stat::is_alive);
+    found.filter_map(|p| Some((identity::variable(p.pid, MARK)?, p))).collect()
+}
+
+/// This process and those above it.
+#[must_use]
+pub fn ancestors() -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut next = Some(identity::own_pid());
+    while let Some(pid) = next.filter(|pid| *pid > 0 && !found.contains(pid)) {
+        found.push(pid);
+        next = identity::stat(pid).map(|stat| stat.ppid);
+    }
+    found
+}
+
 /// Whether another process than the one with this start time has an id by now.
 fn is_taken(table: &[Stat], pid: i32, start_time: u64) -> bool {
     table.iter().any(|p| p.pid == pid && p.start_time != start_time)

@@ -389,7 +389,7 @@ impl RunDir {
     }
 }
 
-fn settle_status(dir: &OwnedFd) -> io::Result<()> {
+pub(super) fn settle_status(dir: &OwnedFd) -> io::Result<()> {
     if let Err(e) = disk::link_at(dir, RECORD, dir, FRESH_STATUS) {
         if e.kind() != io::ErrorKind::AlreadyExists {
             return Err(e);
