@@ -6,6 +6,7 @@ mod capture;
 mod clean;
 mod clean_kills;
 mod clean_odd;
+mod crowd;
 mod detach;
 mod disk_full;
 mod doctor;
