@@ -172,7 +172,7 @@ fn golden_directories_are_read_and_stay_as_they_are() {
             let out = done.assert_code(expected).out();
             match words.as_str() {
                 "show RUN --json" | "wait RUN --json" if name != "noted" => {
-                    assert_eq!(done.json(), record, "{name}")
+                    assert_eq!(done.json(), record, "{name}");
                 }
                 "ps -a --json" => assert_eq!(done.json()["runs"][0]["exit_reason"], reason, "{name}"),
                 "ps -a" | "show RUN" => assert!(out.contains(&run.id()[16..]), "{name}: {words}: {out}"),

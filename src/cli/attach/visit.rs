@@ -24,6 +24,7 @@ use crate::store::Store;
 use crate::store::watch::Watch;
 use crate::terminal::{self, Terminal};
 use crate::view::modes::Modes;
+use crate::view::quote;
 
 /// Even without a sign of a change the run is looked at this often: both its bookends may have been killed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -235,6 +236,7 @@ impl Visit<'_> {
     fn say(&self, text: &str) {
         let raw = self.is_tty() && self.terminal.as_ref().is_some_and(Terminal::is_raw);
         let (before, end) = if raw { ("\r\n", "\r\n") } else { ("", "\n") };
+        let text = quote::visible(text);
         let lines: String = text.lines().flat_map(|line| [line, end]).collect();
         terminal::say(&format!("{before}bookend: {lines}"));
     }

@@ -169,7 +169,7 @@ fn a_store_that_can_only_be_read() {
     }
     let killed = world.bookend(["kill", "living", "--reason", "enough"]).run();
     let err = killed.assert_code(1).err();
-    assert!(err.contains("noting who stops run") && err.contains("Read-only file system"), "{err}");
+    assert!(err.contains("noting who asks, and why") && err.contains("Read-only file system"), "{err}");
     world.bookend(["kill", "good"]).run().assert_code(0);
     let refused = world.bookend(["run", "--quiet", "--", "true"]).run();
     assert!(refused.assert_code(125).err().contains("Read-only file system"), "{refused:?}");

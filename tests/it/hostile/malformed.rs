@@ -15,7 +15,9 @@ use super::commands::{Of, ROWS, Row, steering};
 use super::mutation::{ALL, Ground, NASTY, remove};
 use crate::random::{Random, seed};
 use crate::tripwire::{Reach, reach};
-use crate::world::{Finished, Invocation, PidNamespace, Process, Running, Terminal, World, artist, have};
+use crate::world::{
+    Finished, Invocation, PidNamespace, Process, RunDir, Running, Terminal, World, artist, have,
+};
 
 /// Memory that a reader may take, whatever lies in the store.
 const MEMORY: &str = "as=1073741824";
@@ -105,8 +107,8 @@ impl Yard {
         }
         let living = self.space.enter(self.world.run_artist(&[], &["linger", "60"])).spawn();
         living.wait_ready();
-        let sealed: Vec<_> = self.world.runs().into_iter().filter(|run| run.is_sealed()).collect();
-        self.good = sealed.iter().map(|run| run.id()).collect();
+        let sealed: Vec<_> = self.world.runs().into_iter().filter(RunDir::is_sealed).collect();
+        self.good = sealed.iter().map(RunDir::id).collect();
         assert_eq!(self.good.len(), rows.len());
         let run = self.world.runs().into_iter().find(|run| !run.is_sealed()).expect("a run that lives");
         run.wait_status("running");

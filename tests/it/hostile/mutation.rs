@@ -84,7 +84,7 @@ pub const ALL: [(&str, Mutation); 25] = [
     ("removed", |random, _, dir| drop(clear(random, dir, &FILES))),
     ("forbidden", |random, _, dir| {
         let path = if random.once_in(5) { dir.to_owned() } else { dir.join(random.pick(&FILES)) };
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0));
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o0));
     }),
     ("other run", |random, ground, dir| {
         rewrite(random, dir, |record, _| record["run_id"] = ground.other_run.as_str().into());
