@@ -244,7 +244,7 @@ impl Evidence {
         let mut evidence = Self {
             here: Place::here(),
             spawned_pid: pid_of(&spawned),
-            exit: serde_json::from_value(exited["exit"].clone()).ok(),
+            exit: serde_json::from_value(exited["exit"].clone()).ok().filter(Exit::is_possible),
             last_sign: [STATUS, EVENTS, LOG].iter().filter_map(|name| written_at(dir, name)).max(),
             owner_alive: is_owner(Some(owner.pid), Some(owner.start_time))
                 || is_owner(owner.front_pid, owner.front_start_time),

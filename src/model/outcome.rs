@@ -175,7 +175,7 @@ pub fn exit_code(reason: ExitReason, exit: Option<&Exit>, error: Option<&ErrorIn
         CodeRule::Fixed(code) => code,
         CodeRule::Own => exit.and_then(|e| e.code).and_then(|c| u8::try_from(c).ok()).unwrap_or(125),
         CodeRule::OwnSignal => {
-            exit.and_then(|e| e.signal).and_then(|s| u8::try_from(128 + s).ok()).unwrap_or(125)
+            exit.and_then(|e| e.signal).and_then(|s| u8::try_from(s).ok()?.checked_add(128)).unwrap_or(125)
         }
         CodeRule::Spawn => match error.and_then(|e| e.errno) {
             Some(libc::ENOENT | libc::ENOTDIR) => 127,
@@ -205,6 +205,7 @@ mod tests {
         let signal = |n| Exit { signal: Some(n), ..Exit::default() };
         assert_eq!(exit_code(ExitReason::Exited, Some(&code(145)), None), 145);
         assert_eq!(exit_code(ExitReason::Signaled, Some(&signal(9)), None), 137);
+        assert_eq!(exit_code(ExitReason::Signaled, Some(&signal(i32::MAX)), None), 125);
         assert_eq!(exit_code(ExitReason::Interrupted, Some(&code(0)), None), 130);
         assert_eq!(exit_code(ExitReason::Lost, None, None), 125);
         let missing = ErrorInfo { errno: Some(libc::ENOENT), ..ErrorInfo::default() };

@@ -40,6 +40,16 @@ impl Exit {
         Self { code: Some(code), ..Self::default() }
     }
 
+    /// Whether a process can have ended so: with a code or by a signal, and not both.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        match (self.code, self.signal) {
+            (Some(code), None) => (0..=255).contains(&code),
+            (None, Some(signal)) => (1..=64).contains(&signal),
+            _ => false,
+        }
+    }
+
     /// A death by a signal.
     #[must_use]
     pub fn with_signal(signal: i32, core_dumped: bool) -> Self {

@@ -56,6 +56,10 @@ const NOT_YET: [ExitReason; 9] = [
     ExitReason::Blocked,
 ];
 
+/// Puts a command on the host that the directories were written on, by name.
+const AT_HOME: [&str; 6] =
+    ["unshare", "--uts", "sh", "-c", "echo golden >/proc/sys/kernel/hostname; exec \"$@\"", "sh"];
+
 fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/runs/v1")
 }
@@ -216,8 +220,7 @@ fn a_golden_run_that_lived_is_sealed_on_its_own_host() {
     }
     let (world, run) = with("running");
     let before = run.status_json();
-    let named = ["unshare", "--uts", "sh", "-c", "echo golden >/proc/sys/kernel/hostname; exec \"$@\"", "sh"];
-    world.bookend(["wait", &run.id()]).under(&named).run().assert_code(125);
+    world.bookend(["wait", &run.id()]).under(&AT_HOME).run().assert_code(125);
     let record = run.run_json();
     validate("run", &record);
     assert_eq!((&record["status"], &record["author"]), (&"lost".into(), &"reader".into()), "{record:#}");
@@ -263,6 +266,29 @@ fn runs_of_a_later_version_are_read_and_never_written_over() {
         ask(&world, &["kill", &run.id()]).assert_code(i32::from(status == "running"));
         assert_eq!(files(&run), before, "{name}");
     }
+}
+
+/// Not even where the run is certain to be over: what a later version begins, it may end in another way.
+#[test]
+fn a_dead_run_of_a_later_version_is_left_to_it() {
+    if !go_on_with("root, to have another host name", nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    let (world, run) = with("running");
+    let mut record = run.status_json();
+    record["schema"] = 2.into();
+    fs::write(run.path.join("status.json"), record.to_string()).expect("a state");
+    let before = files(&run);
+    for words in [&["wait", "latest"][..], &["kill", "latest"], &["kill", "--force", "latest"]] {
+        let done = world.bookend(words.iter().copied()).under(&AT_HOME).run();
+        assert!(
+            done.assert_code(1).err().contains("a later version of bookend began it (schema 2)"),
+            "{done:?}"
+        );
+    }
+    let listed = world.bookend(["ps", "--json"]).under(&AT_HOME).run().assert_code(0).json();
+    assert_eq!(listed["runs"][0]["status"], "running");
+    assert_eq!((files(&run), world.live()), (before, vec![run.id()]));
 }
 
 /// A word that this version does not know is no reason to know nothing.

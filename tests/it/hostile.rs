@@ -3,6 +3,7 @@
 mod access;
 mod commands;
 mod disturbed;
+mod grid;
 mod malformed;
 mod mutation;
 

@@ -29,22 +29,22 @@ const NAMED: usize = 3;
 const SOMEBODY: [&str; 3] = ["--reuid=54321", "--regid=54321", "--clear-groups"];
 
 /// A world with good runs to copy, a directory that nothing may touch, and a process that nothing may signal.
-struct Yard {
-    world: World,
+pub(super) struct Yard {
+    pub(super) world: World,
     space: PidNamespace,
-    ground: Ground,
+    pub(super) ground: Ground,
     canary: Process,
     _canary: Running,
     good: Vec<String>,
     /// A run that lived when it was copied, and is over since.
-    unsealed: String,
+    pub(super) unsealed: String,
     made: u64,
-    before: u64,
+    pub(super) before: u64,
     has_somebody: bool,
 }
 
 impl Yard {
-    fn open() -> Option<Self> {
+    pub(super) fn open() -> Option<Self> {
         if !have("nsenter") || !have("setpriv") {
             return None;
         }
@@ -183,14 +183,7 @@ impl Yard {
             _ => self.unsealed.clone(),
         };
         let id = odd_id(random);
-        let dir = store.join("runs").join(&id);
-        copy(&self.world.path("template/runs").join(&from), &dir);
-        for name in ["run.json", "status.json"] {
-            if let Ok(text) = fs::read_to_string(dir.join(name)) {
-                remove(&dir.join(name));
-                fs::write(dir.join(name), text.replace(&from, &id)).expect("a record");
-            }
-        }
+        let dir = self.copy_run(store, &from, &id);
         if random.once_in(2) {
             let _ = fs::hard_link(dir.join("lock"), store.join("live").join(&id));
         }
@@ -202,7 +195,20 @@ impl Yard {
         id
     }
 
-    fn call(&self, store: &Path, words: &[String], somebody: bool) -> Invocation {
+    /// Copies a run under another id, which all its files have.
+    pub(super) fn copy_run(&self, store: &Path, from: &str, id: &str) -> PathBuf {
+        let dir = store.join("runs").join(id);
+        copy(&self.world.path("template/runs").join(from), &dir);
+        for name in ["run.json", "status.json"] {
+            if let Ok(text) = fs::read_to_string(dir.join(name)) {
+                remove(&dir.join(name));
+                fs::write(dir.join(name), text.replace(from, id)).expect("a record");
+            }
+        }
+        dir
+    }
+
+    pub(super) fn call(&self, store: &Path, words: &[String], somebody: bool) -> Invocation {
         let call = self.world.bookend(words.iter().cloned()).env("BOOKEND_STORE", store).limit(BOUND);
         let call = call.env("NO_COLOR", "1").inheriting(&[MEMORY]);
         let call = if somebody { call.under(&SOMEBODY).under(&["setpriv"]) } else { call };
@@ -263,11 +269,11 @@ impl Yard {
     }
 
     /// The files of the good runs, byte for byte.
-    fn good_files(&self, store: &Path) -> BTreeMap<String, u64> {
+    pub(super) fn good_files(&self, store: &Path) -> BTreeMap<String, u64> {
         self.good.iter().map(|id| (id.clone(), hash_of_files(&store.join("runs").join(id)))).collect()
     }
 
-    fn check(&self, store: &Path, as_they_were: &BTreeMap<String, u64>) -> Result<(), String> {
+    pub(super) fn check(&self, store: &Path, as_they_were: &BTreeMap<String, u64>) -> Result<(), String> {
         if self.good_files(store) != *as_they_were {
             return Err("a good run was changed".to_owned());
         }
@@ -348,7 +354,7 @@ fn litter(random: &mut Random, outside: &Path, store: &Path, good: &[String]) ->
 }
 
 /// A number for all that is in a tree: names, kinds, modes, owners, times and bytes.
-fn hash_of(root: &Path) -> u64 {
+pub(super) fn hash_of(root: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     walk(root, &mut |path, found| {
         (path, found.mode(), found.uid(), found.mtime(), found.mtime_nsec()).hash(&mut hasher);

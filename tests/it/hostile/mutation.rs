@@ -24,7 +24,7 @@ pub struct Ground {
 /// One thing to do to a run's directory.
 pub type Mutation = fn(&mut Random, &Ground, &Path);
 
-const FILES: [&str; 15] = [
+pub const FILES: [&str; 15] = [
     "attach",
     "run.json",
     "status.json",
