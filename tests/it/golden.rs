@@ -188,6 +188,25 @@ fn golden_directories_are_read_and_stay_as_they_are() {
     }
 }
 
+/// The index is part of the format too.
+#[test]
+fn golden_logs_are_read_by_stream_and_time() {
+    for (name, ..) in V1 {
+        let (_world, run) = with(name);
+        let (Some(_), log) = (run.read("harness.idx"), run.log()) else { continue };
+        let marks = run.marks();
+        assert_eq!(marks.first().map(|mark| mark.offset), (!log.is_empty()).then_some(0), "{name}");
+        assert!(marks.iter().all(|mark| (mark.offset as usize) < log.len()), "{name}: {marks:?}");
+    }
+    let (world, run) = with("exited-3");
+    let by_stream =
+        ["--stdout", "--stderr"].map(|flag| ask(&world, &["logs", flag, &run.id()]).assert_code(0).out());
+    assert_eq!(by_stream, ["out\n", "err\n"]);
+    let timed = ask(&world, &["logs", "-t", &run.id()]).assert_code(0).out();
+    let started = run.run_json()["started_at"].as_str().expect("a start").to_owned();
+    assert!(timed.lines().count() == 2 && timed.lines().all(|line| line[..24] >= started[..]), "{timed}");
+}
+
 #[test]
 fn notes_on_a_golden_run_are_read() {
     let (world, run) = with("noted");
