@@ -180,13 +180,11 @@ fn strangers(store: &Store) -> io::Result<Vec<(String, &'static str)>> {
         if text.starts_with(TRASH) || text.starts_with(UNPUBLISHED) {
             return None;
         }
-        match RunId::parse(&text) {
-            None => Some((text, "it is no run")),
-            Some(_) => {
-                let is_dir = tree::look_at(&runs, &name).map_or(true, |found| found.is_dir());
-                (!is_dir).then_some((text, "it is no directory"))
-            }
+        if RunId::parse(&text).is_none() {
+            return Some((text, "it is no run"));
         }
+        let is_dir = tree::look_at(&runs, &name).map_or(true, |found| found.is_dir());
+        (!is_dir).then_some((text, "it is no directory"))
     };
     let mut names: Vec<_> = tree::names(&runs)?.into_iter().filter_map(judge).collect();
     names.sort_unstable();

@@ -95,6 +95,7 @@ impl Patient<'_> {
             );
         }
         match read_record(&dir, &self.id, RECORD) {
+            Found::Torn(why) if is_newer(&dir, RECORD) => self.newer(why),
             Found::Torn(why) => {
                 let fix = self.by_force();
                 self.find(
@@ -130,11 +131,14 @@ impl Patient<'_> {
     /// Whether a record is of a newer bookend; then nothing else is asked.
     fn is_newer(&mut self, record: &Record) -> bool {
         if record.is_of_later_version() {
-            let evidence = format!("its schema is {}, this bookend knows {SCHEMA}", record.schema);
-            let fix = Fix::by_hand("read it with that version");
-            self.find("run.newer", Level::Note, "a newer bookend wrote it", evidence, fix);
+            self.newer(format!("its schema is {}, this bookend knows {SCHEMA}", record.schema));
         }
         record.is_of_later_version()
+    }
+
+    fn newer(&mut self, evidence: String) {
+        let fix = Fix::by_hand("read it with that version");
+        self.find("run.newer", Level::Note, "a newer bookend wrote it", evidence, fix);
     }
 
     /// A run without a final record.
@@ -184,6 +188,7 @@ impl Patient<'_> {
                     self.find("run.lock", Level::Problem, "it can not be sealed", "its lock is missing", fix);
                 }
                 Found::Absent => self.unsealable("status.json is missing"),
+                Found::Torn(why) if is_newer(dir, STATUS) => self.newer(why.clone()),
                 Found::Torn(why) => self.unsealable(&format!("status.json: {why}")),
             },
         }
@@ -342,6 +347,13 @@ fn unfinished(dir: &OwnedFd) -> String {
     names.retain(|name| name == RESERVE || name.starts_with('.'));
     names.sort_unstable();
     names.join(", ")
+}
+
+/// Whether a newer bookend wrote a file that this one does not understand at all.
+fn is_newer(dir: &OwnedFd, name: &str) -> bool {
+    let value =
+        disk::read_at(dir, name).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
+    value.and_then(|v| v["schema"].as_u64()).is_some_and(|schema| schema > u64::from(SCHEMA))
 }
 
 /// Why a JSON file can not be read.

@@ -205,8 +205,13 @@ fn what_is_foreign_newer_or_unreadable_is_told_of_and_never_touched() {
     fs::set_permissions(at("runs/20200101-000000-000002"), fs::Permissions::from_mode(0o700))
         .expect("its mode");
     let newer = runs[3].text("run.json").replace("\"schema\":1", "\"schema\":99");
+    let newer = newer.replace(&runs[3].id(), "20200101-000000-000002");
     forge::write(&at("runs/20200101-000000-000002/status.json"), newer.as_bytes());
     forge::write(&at("runs/20200101-000000-000002/lock"), b"");
+    let strange = at("runs/20200101-000000-000004");
+    fs::create_dir(&strange).expect("a newer run of another form");
+    fs::set_permissions(&strange, fs::Permissions::from_mode(0o700)).expect("its mode");
+    forge::write(&strange.join("run.json"), b"{\"schema\":99,\"ended\":true}");
     if nix::unistd::geteuid().is_root() {
         fs::create_dir(at("runs/20200101-000000-000003")).expect("somebody else's");
         chown(at("runs/20200101-000000-000003"), Some(12_345), None).expect("another owner");
@@ -219,7 +224,7 @@ fn what_is_foreign_newer_or_unreadable_is_told_of_and_never_touched() {
         expected.insert("run.owner".to_owned());
     }
     assert_eq!(kinds(&findings(found.assert_code(1))), expected, "{found:?}");
-    assert_eq!(found.out().matches("\"run.newer\"").count(), 2, "{found:?}");
+    assert_eq!(found.out().matches("\"run.newer\"").count(), 3, "{found:?}");
     assert_eq!(picture(&world.store()), before, "nothing is touched");
 }
 
