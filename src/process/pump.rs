@@ -154,9 +154,10 @@ impl Pump {
             if self.marks.as_ref().is_some_and(|marks| marks.is_due(stream, now)) {
                 // A mark stands before bytes, and not where there are none.
                 match self.waiting(stream) {
-                    Ok(true) => self.mark(stream, now),
                     Ok(false) => return Ok(0),
-                    Err(e) => return Err(e),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(e),
+                    // Where it can not be asked, a mark too many does no harm; closing the stream would lose its bytes.
+                    Ok(true) | Err(_) => self.mark(stream, now),
                 }
             }
             match self.splice(stream) {
