@@ -50,7 +50,7 @@ const TIMED_OUT: u8 = 124;
 /// Even without a sign of a change the runs are looked at this often: both bookends of one may have been killed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What can not be told of a run is looked at again for this long: another reader may just be sealing it.
-const UNCLEAR: Duration = Duration::from_secs(2);
+const UNCLEAR: Duration = Duration::from_millis(500);
 
 /// Waits for runs to end and exits as they did.
 ///
