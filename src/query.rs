@@ -32,7 +32,7 @@ pub enum Key {
     Since,
     /// Begun before this time.
     Before,
-    /// The run it continues: an id, or its beginning, or that of its last part.
+    /// The run it was started in, or continues: an id, or its beginning, or that of its last part.
     Parent,
 }
 

@@ -23,6 +23,7 @@ pub struct RenameArgs {
     /// The run: an id or its beginning, its last part, its name, `latest`, or a run directory
     pub run: String,
     /// Its new name; empty: none
+    #[arg(value_parser = new_name)]
     pub name: String,
     /// Print what the run has now as one JSON document
     #[arg(long)]
@@ -71,6 +72,10 @@ pub struct NoteArgs {
     /// Print what the run has now as one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+fn new_name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { super::args::name(text) }
 }
 
 fn label_change(text: &str) -> Result<(String, Option<String>), String> {

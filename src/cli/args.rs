@@ -19,6 +19,7 @@ use super::schema::SchemaArgs;
 use super::show::ShowArgs;
 use super::wait::WaitArgs;
 use super::watch::WatchArgs;
+use crate::model::id::RunId;
 use crate::model::plan::Durability;
 use crate::model::time::When;
 
@@ -107,7 +108,7 @@ Exit code: the command's own; 128 + n when it died of signal n; 124 when a limit
 could not be started.")]
 pub struct RunArgs {
     /// A name for people; need not be unique
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     pub name: Option<String>,
     /// A label KEY=VALUE, for filters; may be given several times
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -163,6 +164,22 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND", value_parser = clap::builder::OsStringValueParser::new())]
     pub command: Vec<OsString>,
+}
+
+/// A name of a run: one line, and nothing that already means something else.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 200;
+    let means_else = matches!(text, "latest" | "." | "..") || RunId::parse(text).is_some();
+    match text {
+        "" => Err("it is empty".to_owned()),
+        _ if text.trim() != text => Err("it begins or ends with a blank".to_owned()),
+        _ if text.chars().any(char::is_control) => Err("it holds a control character".to_owned()),
+        _ if means_else || text.contains('/') => {
+            Err("it would mean something else where a run is named".to_owned())
+        }
+        _ if text.len() > LONGEST => Err(format!("it is longer than {LONGEST} bytes")),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 pub(super) fn key_value(text: &str) -> Result<(String, String), String> {

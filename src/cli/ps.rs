@@ -39,7 +39,7 @@ pub struct PsArgs {
     #[arg(short, long)]
     pub latest: bool,
     /// Print ids only
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["json", "format"])]
     pub quiet: bool,
     /// Print whole ids and commands
     #[arg(long)]
@@ -120,17 +120,20 @@ impl Listing {
         let ids = if all { store.all()? } else { store.living()? };
         let most = if args.latest { 1 } else { args.last.unwrap_or(usize::MAX) };
         let now = clock::now();
+        let mut living = 0;
         for id in ids {
+            if self.records.len() >= most {
+                break;
+            }
             let Some(record) = read(store, &id, all) else { continue };
+            living += 1;
             if query::fits(&args.filter, &record, now) {
                 self.records.push(record);
             }
-            if self.records.len() == most {
-                break;
-            }
         }
-        if !all {
-            self.hidden = store.all()?.len().saturating_sub(self.records.len());
+        // With a filter nobody knows how many of the others it would let through.
+        if !all && args.filter.is_empty() {
+            self.hidden = store.all()?.len().saturating_sub(living);
         }
         let sort = args.sort.unwrap_or_default();
         self.records.sort_by(|a, b| sort.compare(a, b, now));

@@ -1,6 +1,6 @@
 //! `bookend watch`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args;
@@ -50,7 +50,13 @@ pub fn run(args: &WatchArgs) -> Result<Done, Failure> {
         return Ok(Done::with(0));
     };
     let draws = !args.json && terminal::draws();
-    let mut watching = Watching { watch: Watch::none(), seen: BTreeMap::new(), drawn: 0, json: args.json };
+    let mut watching = Watching {
+        watch: Watch::none(),
+        seen: BTreeMap::new(),
+        over: BTreeSet::new(),
+        drawn: 0,
+        json: args.json,
+    };
     loop {
         let records = watching.look(&store, only.as_ref())?;
         if draws {
@@ -75,6 +81,8 @@ struct Watching {
     watch: Watch,
     /// What was last seen of each run. What is over stays in a drawing; in a list of changes it has been told.
     seen: BTreeMap<RunId, String>,
+    /// Runs whose end was told.
+    over: BTreeSet<RunId>,
     /// Lines of the last frame.
     drawn: usize,
     json: bool,
@@ -91,7 +99,15 @@ impl Watching {
             Some(id) => vec![id.clone()],
             None => store.living().map_err(unreadable)?,
         };
-        ids.extend(self.seen.keys().filter(|id| !ids.contains(id)).cloned().collect::<Vec<_>>());
+        // What is over and was told may still be marked as living for a moment.
+        ids.retain(|id| only.is_some() || !self.over.contains(id));
+        ids.extend(
+            self.seen
+                .keys()
+                .filter(|id| !ids.contains(id) && !self.over.contains(*id))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
         let mut records = Vec::new();
         for id in &ids {
             self.watch.run(store, id);
@@ -132,7 +148,7 @@ impl Watching {
             };
             print(format!("{line}\n").as_bytes())?;
         }
-        self.seen.retain(|id, _| records.iter().any(|r| r.run_id == *id && !r.status.is_terminal()));
+        self.over.extend(records.iter().filter(|r| r.status.is_terminal()).map(|r| r.run_id.clone()));
         Ok(())
     }
 

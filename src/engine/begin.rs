@@ -236,7 +236,7 @@ fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
         run_id: dir.id.clone(),
         name: plan.name.clone(),
         labels: plan.labels.clone(),
-        parent_run_id: None,
+        parent_run_id: env::var(crate::process::tree::MARK).ok().and_then(|id| RunId::parse(&id)),
         mode: plan.mode,
         status: Status::Initializing,
         exit_reason: None,

@@ -298,6 +298,7 @@ impl Evidence {
             Some(mut record) => {
                 record.orphaned = Some(true);
                 record.command.pid = record.command.pid.or(self.spawned_pid);
+                record.leftovers = self.alive.iter().map(|p| as_leftover(p, Fate::Alive)).collect();
                 Reading::Orphaned(Box::new(record), self.alive)
             }
             None => Reading::Unclear(None, "its processes live, but status.json is torn".to_owned()),

@@ -378,7 +378,7 @@ pub struct Record {
     /// Labels for filters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The run this one continues.
+    /// The run this one was started in, or continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_run_id: Option<RunId>,
     /// The kind of run.

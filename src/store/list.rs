@@ -94,8 +94,8 @@ impl Store {
         disk::open_dir_at(self.runs()?, id.as_str())
     }
 
-    /// The run a person means: an id or its beginning, the beginning of its last part, a name, `latest`, or the
-    /// path of a run directory in this store.
+    /// The run a person means: `latest`, the path of a run directory in this store, a whole id or its whole last part, a
+    /// name, or else the beginning of an id or of its last part. A name goes before a beginning: who gave it meant it.
     ///
     /// # Errors
     /// [`FindError`].
@@ -109,11 +109,16 @@ impl Store {
         {
             return Ok(id);
         }
-        let begins = |id: &&RunId| {
-            !wanted.is_empty() && (id.as_str().starts_with(wanted) || id.short().starts_with(wanted))
+        let fit = |fits: &dyn Fn(&RunId) -> bool| -> Vec<RunId> {
+            all.iter().filter(|id| !wanted.is_empty() && fits(id)).cloned().collect()
         };
-        let by_id: Vec<RunId> = all.iter().filter(begins).cloned().collect();
-        let fitting = if by_id.is_empty() { self.only_living(self.named(&all, wanted)) } else { by_id };
+        let mut fitting = fit(&|id| id.short() == wanted);
+        if fitting.is_empty() {
+            fitting = self.only_living(self.named(&all, wanted));
+        }
+        if fitting.is_empty() {
+            fitting = fit(&|id| id.as_str().starts_with(wanted) || id.short().starts_with(wanted));
+        }
         match fitting.as_slice() {
             [] => Err(nothing()),
             [one] => Ok(one.clone()),
@@ -140,6 +145,9 @@ impl Store {
     }
 
     fn named(&self, all: &[RunId], name: &str) -> Vec<RunId> {
+        if name.is_empty() {
+            return Vec::new();
+        }
         let is_named = |id: &&RunId| {
             let Ok(dir) = self.open_run(id) else { return false };
             let Found::Whole(mut record) = read_any(&dir, id) else { return false };

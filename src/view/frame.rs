@@ -25,7 +25,11 @@ pub fn of_all(records: &[Record], look: &Look, rows: usize) -> Vec<String> {
         return lines;
     }
     let mut newest_first: Vec<Record> = records.to_vec();
-    newest_first.sort_by(|a, b| b.run_id.cmp(&a.run_id));
+    // What lives comes first: there may be no room for more.
+    newest_first.sort_by(|a, b| {
+        let over = |r: &Record| r.status.is_terminal();
+        over(a).cmp(&over(b)).then_with(|| b.run_id.cmp(&a.run_id))
+    });
     let table = table::runs(&newest_first, look, false);
     let room = rows.saturating_sub(lines.len() + 1).max(1);
     let count = table.lines().count();

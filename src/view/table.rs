@@ -30,14 +30,14 @@ struct Column {
 
 const COLUMNS: [Column; 9] = [
     Column { title: "ID", matters: 9, cell: |r, _| r.run_id.to_string() },
-    Column { title: "NAME", matters: 6, cell: |r, _| name(r) },
+    Column { title: "NAME", matters: 7, cell: |r, _| name(r) },
     Column { title: "STATUS", matters: 8, cell: words::state },
     Column { title: "EXIT", matters: 3, cell: |r, _| dash(r.wrapper_exit_code) },
     Column { title: "MODE", matters: 1, cell: |r, _| r.mode.word().to_owned() },
     Column { title: "CREATED", matters: 4, cell: |r, look| words::ago(r.started_at, look) },
     Column { title: "DURATION", matters: 5, cell: |r, look| dash(took(r, look).map(words::duration)) },
     Column { title: "COST", matters: 2, cell: |r, _| dash(cost(r)) },
-    Column { title: "COMMAND", matters: 7, cell: |r, _| quote::command(&r.command.argv) },
+    Column { title: "COMMAND", matters: 6, cell: |r, _| quote::command(&r.command.argv) },
 ];
 const ID: usize = 0;
 const NAME: usize = 1;
@@ -92,18 +92,21 @@ pub fn candidates(records: &[Record], look: &Look) -> String {
     records.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Which columns there is room for.
+/// Which columns there is room for: those that matter most first, each that still fits.
 fn fitting(widths: &[usize], room: Option<usize>) -> Vec<usize> {
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
-    let Some(room) = room else { return shown };
-    let needs = |shown: &[usize]| -> usize {
-        let width = |at: usize| if at == COMMAND { LEAST_COMMAND } else { widths[at] + GAP };
-        shown.iter().map(|&at| width(at)).sum()
-    };
-    while shown.len() > 2 && needs(&shown) > room {
-        let least = shown.iter().copied().min_by_key(|&at| COLUMNS[at].matters);
-        shown.retain(|&at| Some(at) != least);
+    let mut by_weight: Vec<usize> = (0..COLUMNS.len()).collect();
+    by_weight.sort_by_key(|&at| std::cmp::Reverse(COLUMNS[at].matters));
+    let mut left = room.unwrap_or(usize::MAX);
+    let mut shown = Vec::new();
+    for at in by_weight {
+        let needs = if at == COMMAND { LEAST_COMMAND } else { widths[at] } + GAP;
+        // Without an id and a state a table would say nothing.
+        if needs <= left.saturating_add(GAP) || shown.len() < 2 {
+            left = left.saturating_sub(needs);
+            shown.push(at);
+        }
     }
+    shown.sort_unstable();
     shown
 }
 

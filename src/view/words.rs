@@ -139,8 +139,10 @@ fn month(at: time::OffsetDateTime) -> String {
 pub fn state(record: &Record, look: &Look) -> String {
     let up = || format!("Up {}", roughly(look.now.since(record.started_at)).to_lowercase());
     if record.orphaned == Some(true) {
-        let pid = record.command.pid.map(|p| format!(", pid {p} alive")).unwrap_or_default();
-        return format!("Orphaned{pid}");
+        return format!(
+            "Orphaned{}",
+            alive(record).map(|pid| format!(", pid {pid} alive")).unwrap_or_default()
+        );
     }
     match record.status {
         Status::Initializing => "Starting".to_owned(),
@@ -159,6 +161,14 @@ pub fn state(record: &Record, look: &Look) -> String {
             None => end(record),
         },
     }
+}
+
+/// A process of an orphaned run that is alive: its command, or else the first that it left.
+fn alive(record: &Record) -> Option<i32> {
+    let mut pids = record.leftovers.iter().map(|left| left.pid);
+    let command =
+        record.command.pid.filter(|&pid| record.leftovers.is_empty() || pids.any(|other| other == pid));
+    command.or_else(|| record.leftovers.first().map(|left| left.pid))
 }
 
 /// How a finished run ended, in a few words.

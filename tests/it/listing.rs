@@ -285,3 +285,57 @@ fn watch_sees_runs_come_and_go() {
     watch.signal(Signal::SIGINT);
     watch.wait();
 }
+
+// ---- what a word means ------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_name_goes_before_the_beginning_of_an_id() {
+    let world = World::new();
+    world.run_artist(&["-q"], &["exit", "5"]).run().assert_code(5);
+    let other = world.only_run().id();
+    // The name is the beginning of another run's id, and of its last part.
+    for name in [&other[16..18], &other[..4]] {
+        world.run_artist(&["-q", "--name", name], &["exit", "0"]).run().assert_code(0);
+        assert_eq!(ask(&world, &["show", name, "--json"]).assert_code(0).json()["name"], name);
+        ask(&world, &["rm", name]).assert_code(0);
+    }
+    assert_eq!(ask(&world, &["show", &other[16..18], "--json"]).json()["run_id"], other);
+}
+
+#[test]
+fn names_that_mean_something_else_are_refused() {
+    let world = World::new();
+    world.run_artist(&["-q", "--name", "fine"], &["exit", "0"]).run().assert_code(0);
+    let id = world.only_run().id();
+    for name in ["latest", ".", "..", "/tmp", " ", "a\nb", "\u{1b}[2J", &id] {
+        ask(&world, &["rename", "fine", name]).assert_code(2);
+        world.bookend(["run", "-q", "--name", name, "--", "true"]).run().assert_code(2);
+    }
+    world.bookend(["run", "-q", "--name", "", "--", "true"]).run().assert_code(2);
+    assert_eq!(world.runs().len(), 1);
+}
+
+#[test]
+fn a_run_inside_a_run_names_its_parent() {
+    let world = World::new();
+    let inner = format!("exec {} run -q --name inner -- true", crate::world::under_test().to_string_lossy());
+    world.bookend(["run", "-q", "--name", "outer", "--", "sh", "-c", &inner]).run().assert_code(0);
+    let outer = ask(&world, &["show", "outer", "--json"]).json()["run_id"].clone();
+    assert_eq!(ask(&world, &["show", "inner", "--json"]).json()["parent_run_id"], outer);
+    let filter = format!("parent={}", outer.as_str().expect("an id"));
+    assert_eq!(names(&world, &["-a", "--filter", &filter]), ["inner"]);
+}
+
+#[test]
+fn the_footer_counts_what_is_over_and_nothing_else() {
+    let (world, living) = mixed();
+    assert!(ask(&world, &["ps"]).err().contains("4 finished"));
+    assert_eq!(
+        ask(&world, &["ps", "--filter", "name=alive"]).err(),
+        "",
+        "a filter lets nobody count the rest"
+    );
+    assert_eq!(names(&world, &["-n", "0"]), [""; 0]);
+    ask(&world, &["ps", "-q", "--json"]).assert_code(2);
+    end(living);
+}

@@ -229,11 +229,11 @@ fn the_table_fits_its_terminal() {
     20261119-095930-dddddd   -                                                 Exited (0) About an hour ago   0      command   2 hours ago   41.3s      -       make test
     "#);
     insta::assert_snapshot!(table(Some(60), true, false).replace('\u{1b}', "^"), @r"
-    ID       STATUS                         COMMAND
-    aaaaaa   ^[36mUp 2 hours^[0m                     make test
-    bbbbbb   ^[31mExited (3) About an hour ago^[0m   sh -c 'for i in 1 2…
-    cccccc   ^[32mExited (0) About an hour ago^[0m   make test
-    dddddd   ^[32mExited (0) About an hour ago^[0m   make test
+    ID       NAME                   STATUS
+    aaaaaa   nightly                ^[36mUp 2 hours^[0m
+    bbbbbb   日本語の名… (pinned)   ^[31mExited (3) About an hour ago^[0m
+    cccccc   a<1b>]0;x<0…           ^[32mExited (0) About an hour ago^[0m
+    dddddd   -                      ^[32mExited (0) About an hour ago^[0m
     ");
     for width in [10, 40, 60, 80, 100, 120, 200] {
         let lines = table(Some(width), false, false);
@@ -396,9 +396,9 @@ fn frames_are_drawn_over_each_other() {
     insta::assert_snapshot!(frame::of_all(&listed(), &look(Some(60), false), 6).join("\n"), @r"
     13:00:00  1 running, 3 over
 
-    ID       STATUS                         COMMAND
-    bbbbbb   Exited (3) About an hour ago   sh -c 'for i in 1 2…
-    aaaaaa   Up 2 hours                     make test
+    ID       NAME                   STATUS
+    aaaaaa   nightly                Up 2 hours
+    bbbbbb   日本語の名… (pinned)   Exited (3) About an hour ago
     and 2 more
     ");
     insta::assert_snapshot!(frame::of_all(&[], &look(Some(60), false), 6).join("\n"), @r"
