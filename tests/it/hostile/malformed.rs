@@ -225,7 +225,7 @@ impl Yard {
                 let words = row.words_for(run);
                 let mut call = self.call(store, &words, somebody);
                 if row.words[0] == "logs" {
-                    call = call.output(crate::world::Output::Null); // four gigabytes are many
+                    call = call.output(crate::world::Output::Null); // they may be much
                 }
                 let done = call.run();
                 self.judge(*row, &done).map_err(|wrong| format!("{words:?}: {wrong}\n{done:?}"))?;
