@@ -245,12 +245,18 @@ pub fn punch_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     retry(|| nix::fcntl::fallocate(file, flags, offset, bytes))
 }
 
-/// Where the next byte of a file lies that is not in a hole; the given offset where the file system knows no holes.
+/// Where the next byte of a file lies that is not in a hole; its end where only a hole follows, and the given offset
+/// where the file system knows no holes.
 #[must_use]
 pub fn next_data(file: &File, offset: u64) -> u64 {
     let from = i64::try_from(offset).unwrap_or(i64::MAX);
-    let found = retry(|| nix::unistd::lseek(file, from, nix::unistd::Whence::SeekData));
-    found.ok().and_then(|at| u64::try_from(at).ok()).unwrap_or(offset)
+    match retry(|| nix::unistd::lseek(file, from, nix::unistd::Whence::SeekData)) {
+        Ok(at) => u64::try_from(at).unwrap_or(offset),
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {
+            file.metadata().map_or(offset, |found| found.len().max(offset))
+        }
+        Err(_) => offset,
+    }
 }
 
 /// Cuts a file to `bytes`.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::{duration, size};
 use super::error::{FAILED, Failure, USAGE};
 use super::tidy::{Gauge, failed};
-use super::{Done, look, print, say};
+use super::{Done, look, print, print_json, say};
 use crate::clock;
 use crate::model::record::SCHEMA;
 use crate::model::status::Status;
@@ -165,7 +165,7 @@ fn confirmed(args: &CleanArgs, chosen: &[Removal]) -> bool {
 fn report(args: &CleanArgs, swept: &Swept, chosen: &[Removal], survey: &Survey) -> Result<(), Failure> {
     if args.json {
         let document = document(args, swept, chosen, survey);
-        return print(format!("{document}\n").as_bytes());
+        return print_json(&document);
     }
     if args.dry_run && !chosen.is_empty() {
         print(words::table(chosen, &look()).as_bytes())?;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::error::{FAILED, Failure};
-use super::{Done, look, print};
+use super::{Done, look, print, print_json};
 use crate::doctor;
 use crate::model::record::SCHEMA;
 use crate::view::findings;
@@ -39,7 +39,7 @@ pub fn run(args: &DoctorArgs) -> Result<Done, Failure> {
         let facts: serde_json::Map<_, _> =
             checkup.facts.iter().map(|(name, how)| ((*name).to_owned(), how.clone().into())).collect();
         let document = serde_json::json!({ "schema": SCHEMA, "facts": facts, "findings": checkup.findings });
-        print(format!("{document}\n").as_bytes())?;
+        print_json(&document)?;
     } else {
         print(tell(&checkup, left).as_bytes())?;
     }

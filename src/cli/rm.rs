@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::error::{FAILED, Failure};
-use super::{Done, pick, print, say, tidy};
+use super::{Done, pick, print_json, say, tidy};
 use crate::clock;
 use crate::model::id::RunId;
 use crate::model::record::SCHEMA;
@@ -56,7 +56,7 @@ pub fn run(args: &RmArgs) -> Result<Done, Failure> {
             "schema": SCHEMA, "removed": gone.collect::<Vec<_>>(), "skipped": stay.collect::<Vec<_>>(),
             "bytes": bytes, "dry_run": false
         });
-        print(format!("{document}\n").as_bytes())?;
+        print_json(&document)?;
     }
     if !removed.is_empty() {
         let names: Vec<&str> = removed.iter().map(|(id, _)| id.as_str()).collect();

@@ -216,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_up_to_the_end_is_passed_over_at_once() {
+        let mut marks = index(b"1 1 0\n2 2 10\n");
+        marks.file.set_len(64 << 30).unwrap();
+        let begun = std::time::Instant::now();
+        assert_eq!(held(&mut marks, 20).0, None);
+        marks.seek(5);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
+    #[test]
     fn seeking_finds_what_going_along_finds() {
         let mark = |n: u64| Mark { ms: n * 100, stream: Stream::BOTH[n as usize % 2], offset: n * n };
         let text: Vec<u8> = (0..20_000).flat_map(|n| format!("{}\n", mark(n)).into_bytes()).collect();

@@ -16,7 +16,7 @@ pub enum Of {
 pub enum Out {
     /// Words for people: nothing in them steers a terminal.
     Text,
-    /// One JSON document for each line.
+    /// One JSON document, or one for each line.
     Json,
     /// Bytes of a run's file, as they are.
     Bytes,
@@ -34,11 +34,20 @@ pub struct Row {
     pub waits: bool,
     /// Whether the ids of all runs are in what it prints.
     pub lists: bool,
+    /// Whether runs may be gone afterwards.
+    pub removes: bool,
 }
 
-const STORE: Row = Row { words: &[], of: Of::Store, out: Out::Text, codes: &[0], waits: false, lists: false };
-const RUN: Row =
-    Row { words: &[], of: Of::Run, out: Out::Text, codes: &[0, 1, 3, 4], waits: false, lists: false };
+const STORE: Row = Row {
+    words: &[],
+    of: Of::Store,
+    out: Out::Text,
+    codes: &[0],
+    waits: false,
+    lists: false,
+    removes: false,
+};
+const RUN: Row = Row { of: Of::Run, codes: &[0, 1, 3, 4], ..STORE };
 /// `wait` ends as the run did.
 const ANY: &[i32] = &{
     let mut codes = [0; 256];
@@ -50,7 +59,7 @@ const ANY: &[i32] = &{
     codes
 };
 
-/// Every command that meets runs; what changes them comes last.
+/// Every command that meets runs; what changes them comes last, and what removes them after that.
 pub const ROWS: &[Row] = &[
     Row { words: &["ps"], ..STORE },
     Row { words: &["ps", "-a", "--no-trunc"], lists: true, ..STORE },
@@ -65,14 +74,42 @@ pub const ROWS: &[Row] = &[
     Row { words: &["show", "RUN", "--json"], out: Out::Json, ..RUN },
     Row { words: &["show", "RUN", "--file", "prompt.md"], out: Out::Bytes, ..RUN },
     Row { words: &["logs", "RUN"], out: Out::Bytes, ..RUN },
+    Row { words: &["logs", "-t", "-n", "3", "--stdout", "RUN"], out: Out::Bytes, ..RUN },
+    Row { words: &["logs", "--json", "-n", "20", "RUN"], out: Out::Json, ..RUN },
     Row { words: &["wait", "RUN", "--json"], out: Out::Json, codes: ANY, waits: true, ..RUN },
     Row { words: &["watch", "RUN"], waits: true, ..RUN },
     Row { words: &["watch", "RUN", "--json"], out: Out::Json, waits: true, ..RUN },
+    Row { words: &["attach", "--no-stdin", "RUN"], out: Out::Bytes, codes: ANY, waits: true, ..RUN },
+    Row { words: &["doctor", "--runs"], codes: &[0, 1], ..STORE },
+    Row { words: &["doctor", "--runs", "--json"], out: Out::Json, codes: &[0, 1], ..STORE },
+    Row {
+        words: &["clean", "--dry-run", "--older-than", "0s", "--json"],
+        out: Out::Json,
+        codes: &[0, 1],
+        ..STORE
+    },
     Row { words: &["kill", "RUN", "--reason", "hostile"], ..RUN },
-    Row { words: &["kill", "--force", "RUN"], ..RUN },
+    Row { words: &["kill", "--force", "RUN", "--json"], out: Out::Json, ..RUN },
+    Row { words: &["kill", "-s", "USR1", "RUN"], ..RUN },
     Row { words: &["note", "RUN", "hostile"], ..RUN },
     Row { words: &["label", "RUN", "hostile=yes"], ..RUN },
     Row { words: &["ps", "-a", "-q", "--no-trunc", "--filter", "before=0s"], lists: true, ..STORE },
+    Row { words: &["doctor", "--runs", "--fix"], codes: &[0, 1], removes: true, ..STORE },
+    Row {
+        words: &["clean", "-y", "--logs-only", "--filter", "label=hostile"],
+        codes: &[0, 1],
+        removes: true,
+        ..STORE
+    },
+    Row {
+        words: &["clean", "-y", "--status", "lost", "--older-than", "0s"],
+        codes: &[0, 1],
+        removes: true,
+        ..STORE
+    },
+    Row { words: &["rm", "RUN"], removes: true, ..RUN },
+    Row { words: &["rm", "--force", "RUN", "--json"], out: Out::Json, removes: true, ..RUN },
+    Row { words: &["ps", "-a", "-q", "--no-trunc"], lists: true, ..STORE },
 ];
 
 impl Row {
@@ -98,12 +135,11 @@ impl Row {
         {
             return Some(format!("{c:?} on standard output"));
         }
-        let is_json = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
-        if self.out == Out::Json && (!out.lines().all(is_json) || code == 0 && out.is_empty() && !self.waits)
-        {
+        let is_json = |text: &str| serde_json::from_str::<serde_json::Value>(text).is_ok();
+        if self.out == Out::Json && !out.lines().all(is_json) && !is_json(&out) {
             return Some("no JSON".to_owned());
         }
-        let told = code == 0 || self.waits || err.contains("bookend: error: ");
+        let told = code == 0 || self.waits || !out.is_empty() || err.contains("bookend: ");
         (!told).then(|| "it failed without a word".to_owned())
     }
 }

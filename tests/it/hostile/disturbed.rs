@@ -52,6 +52,7 @@ impl Twins {
         fs::rename(world.store(), &sealed).expect("the sealed one");
         let record = fs::read(sealed.join("runs").join(&id).join("run.json")).expect("a record");
         copy(&dead, &world.path("spare"));
+        copy(&sealed, &world.path("sealed spare"));
         Self { world, dead, sealed, record, id }
     }
 
@@ -69,6 +70,9 @@ impl Twins {
 
     /// Nothing of the one store came into the other.
     fn check(&self, row: &Row) {
+        if row.removes {
+            return; // whichever of them it met
+        }
         let of = |store: &Path| store.join("runs").join(&self.id);
         assert_eq!(fs::read(of(&self.sealed).join("run.json")).expect("a record"), self.record, "{row:?}");
         if let Ok(text) = fs::read_to_string(of(&self.dead).join("run.json")) {
@@ -81,10 +85,12 @@ impl Twins {
         }
     }
 
-    /// Makes the dead run as it was.
+    /// Makes both as they were.
     fn renew(&self) {
-        remove(&self.dead);
-        copy(&self.world.path("spare"), &self.dead);
+        for (place, spare) in [(&self.dead, "spare"), (&self.sealed, "sealed spare")] {
+            remove(place);
+            copy(&self.world.path(spare), place);
+        }
     }
 }
 
