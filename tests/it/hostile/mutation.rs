@@ -126,16 +126,6 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_dir_all(path);
 }
 
-/// Reads a regular file: an earlier mutation may have put a FIFO there, which would be waited for.
-fn bytes_of(path: &Path) -> Option<Vec<u8>> {
-    path.metadata().ok().filter(fs::Metadata::is_file)?;
-    fs::read(path).ok()
-}
-
-fn text_of(path: &Path) -> String {
-    bytes_of(path).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
-}
-
 fn put(random: &mut Random, dir: &Path, names: &[&str], bytes: &[u8]) {
     // A hard link must be cut first: only the run's own file is meant.
     let path = clear(random, dir, names);
