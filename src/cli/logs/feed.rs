@@ -51,6 +51,8 @@ pub enum Entry {
     Line(LineOf),
     /// What is to be said.
     Note(String),
+    /// So many bytes are missing here.
+    Gap(u64),
 }
 
 /// A line and where it came from.
@@ -80,6 +82,8 @@ pub struct Feed {
     queue: VecDeque<(Timestamp, Entry)>,
     /// When the last bytes came that were read.
     at: Timestamp,
+    /// Whether bytes were passed on whose line has not ended.
+    in_line: bool,
     /// Whether nothing will be added to its log.
     complete: bool,
     /// Whether all of it was read.
@@ -117,6 +121,7 @@ impl Feed {
             lines: Default::default(),
             queue: VecDeque::new(),
             at: record.map_or(Timestamp::from_unix_ms(0), |record| record.started_at),
+            in_line: false,
             complete: !wanted.follow || matches!(reading, Reading::Final(_)),
             over: false,
             broken: false,
@@ -214,8 +219,9 @@ impl Feed {
                     self.end();
                 }
                 Ok(Step::Gap(bytes)) => {
-                    let note = format!("{bytes} bytes were dropped here to keep the log's limit");
-                    self.queue.push_back((self.at, Entry::Note(note)));
+                    // What comes next is no part of the lines that the gap has cut.
+                    self.end_lines();
+                    self.queue.push_back((self.at, Entry::Gap(bytes)));
                 }
                 Ok(Step::Cut) => {
                     let note = "the log was truncated here, by its command or by somebody else";
@@ -252,14 +258,28 @@ impl Feed {
                 let at = started.zip(line.ms).map_or(at, |(started, ms)| later(started, ms));
                 queue.push_back((at, Entry::Line(LineOf { stream: apart.then_some(stream), line })));
             });
-        } else if !bytes.is_empty() {
+        } else if let Some(last) = bytes.last() {
+            self.in_line = *last != b'\n';
             self.queue.push_back((self.at, Entry::Bytes(bytes)));
         }
     }
 
-    /// Passes on lines that were not ended.
+    /// Ends the lines that a gap has cut, also those that are passed on as bytes.
+    fn end_lines(&mut self) {
+        if std::mem::take(&mut self.in_line) {
+            self.queue.push_back((self.at, Entry::Bytes(b"\n".to_vec())));
+        }
+        self.plain.iter_mut().for_each(|plain| *plain = Default::default());
+        self.pass_on_lines();
+    }
+
     fn end(&mut self) {
         self.over = true;
+        self.pass_on_lines();
+    }
+
+    /// Passes on lines that were not ended.
+    fn pass_on_lines(&mut self) {
         for stream in Stream::BOTH {
             let (queue, at, apart) = (&mut self.queue, self.at, self.apart);
             self.lines[stream.place()].finish(|line| {
