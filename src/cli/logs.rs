@@ -31,6 +31,9 @@ use paper::{Form, Paper};
 
 On a terminal, what would steer it is left out; --raw prints it. Elsewhere nothing is changed.
 
+The streams are known apart of runs that were started with --capture pipe, or whose output was shown live
+with stdout and stderr in different places; of others, -q and -d among them, they are one.
+
 Times are known to 100 ms; a line is of the time at which its first byte came.
 
 --json is {\"schema\", \"run_id\", \"lines\": [{\"at\", \"stream\", \"text\"}]}; with -f it is an object a
@@ -56,10 +59,10 @@ pub struct LogsArgs {
     /// Print before each line when it came (UTC)
     #[arg(short, long)]
     pub timestamps: bool,
-    /// Only what came on standard output
+    /// Only what came on standard output; see below for when the two are known apart
     #[arg(long, conflicts_with = "stderr")]
     pub stdout: bool,
-    /// Only what came on standard error
+    /// Only what came on standard error; the same
     #[arg(long)]
     pub stderr: bool,
     /// Print on a terminal too what would steer it

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::json_fields;
 use super::error::{FAILED, Failure};
-use super::{Done, look, print, say};
+use super::{Done, look, print, say, show};
 use crate::clock;
 use crate::guard::reconcile::{self, Reading};
 use crate::model::id::RunId;
@@ -123,6 +123,7 @@ impl Listing {
         for id in ids {
             let Some(record) = read(store, &id, all) else { continue };
             if query::fits(&args.filter, &record, now) {
+                show::say_if_newer(&record);
                 self.records.push(record);
             }
             if self.records.len() == most {

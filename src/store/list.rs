@@ -43,7 +43,7 @@ pub enum Found<T> {
 pub fn read_record(dir: &OwnedFd, id: &RunId, name: &str) -> Found<Record> {
     let bytes = match disk::read_at(dir, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Absent,
-        Err(e) => return Found::Torn(e.to_string()),
+        Err(e) => return Found::Torn(not_a_file(&e)),
         Ok(bytes) => bytes,
     };
     match Record::parse(&bytes) {
@@ -53,6 +53,15 @@ pub fn read_record(dir: &OwnedFd, id: &RunId, name: &str) -> Found<Record> {
             Found::Torn(format!("it says {}", record.status.word()))
         }
         Ok(record) => Found::Whole(record),
+    }
+}
+
+/// Why a file can not be read, said so that people see what stands in its place.
+fn not_a_file(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => "it is a symbolic link, which is not followed".to_owned(),
+        Some(libc::ENXIO) => "it is no regular file".to_owned(),
+        _ => error.to_string(),
     }
 }
 

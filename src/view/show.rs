@@ -70,6 +70,7 @@ fn next(record: &Record) -> String {
         (_, Some(ExitReason::SpawnFailed | ExitReason::PreflightFailed | ExitReason::InternalError)) => {
             format!("show {id} --file diagnostics.md")
         }
+        _ if record.log.bytes == 0 => format!("show {id} --json"),
         _ => format!("logs {id}"),
     }
 }
@@ -198,7 +199,8 @@ impl Page {
             0 => String::new(),
             n => format!(", {n} bytes of output are missing"),
         };
-        let size = if record.status.is_terminal() { format!("{} bytes, ", log.bytes) } else { String::new() };
+        let known = record.status.is_terminal() || log.bytes > 0;
+        let size = if known { format!("{} bytes, ", log.bytes) } else { String::new() };
         match record.logs_removed_at {
             Some(at) => self.line("log", format!("removed at {at} to save space")),
             None => self.line("log", format!("{size}{how}{dropped}")),

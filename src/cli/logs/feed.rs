@@ -106,7 +106,11 @@ impl Feed {
         let reading = pick::read(store, id)?;
         let record = reading.record();
         let dir = store.open_run(id).map_err(|e| unreadable(id, &e))?;
-        let log = Log::open(&dir, record).map_err(|e| unreadable(id, &e))?;
+        let cleaned = record.and_then(|record| record.logs_removed_at);
+        let log = Log::open(&dir, record).map_err(|e| match (e.kind(), cleaned) {
+            (io::ErrorKind::NotFound, Some(at)) => removed(id, at),
+            _ => unreadable(id, &e),
+        })?;
         let plan = record.map(|record| &record.plan);
         let mut feed = Self {
             id: id.clone(),
@@ -336,7 +340,9 @@ impl Feed {
         let why = match self.capture {
             Capture::Tty => "a terminal (--tty) has only one",
             Capture::File => "the command wrote its log itself, both into one file",
-            Capture::Pipe if one_stream => "nobody needed to know them apart when it was started",
+            Capture::Pipe if one_stream => {
+                "nobody needed to know them apart when it was started (-q, -d, --json, or both shown in one place)"
+            }
             Capture::Pipe => "its harness.idx is not there",
         };
         let message = format!("telling apart the streams of run {}: {why}", self.id);
@@ -359,9 +365,14 @@ fn missing(record: &Record) -> Option<String> {
     Some(told.map_or_else(|| format!("{lost} bytes of output are missing"), quote::visible))
 }
 
+fn removed(id: &RunId, at: Timestamp) -> Failure {
+    let message = format!("reading the log of run {id}: `bookend clean --logs-only` removed it at {at}");
+    Failure::new(FAILED, message, format!("bookend show {}", id.short()))
+}
+
 fn unreadable(id: &RunId, error: &io::Error) -> Failure {
     let why = match error.kind() {
-        io::ErrorKind::NotFound => "it is not there; `bookend clean --logs-only` removes logs".to_owned(),
+        io::ErrorKind::NotFound => "it is not there, and nothing says who removed it".to_owned(),
         _ => error.to_string(),
     };
     Failure::new(
