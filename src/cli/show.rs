@@ -11,6 +11,7 @@ use crate::disk;
 use crate::guard::reconcile::Reading;
 use crate::model::id::RunId;
 use crate::model::record::Record;
+use crate::process::identity::{self, Place};
 use crate::store::log;
 use crate::store::run_dir::LOG;
 use crate::store::{RUNS, Store};
@@ -57,13 +58,22 @@ pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
     if args.json {
         print_json(record)?;
     } else {
-        print(show::run(record, &look(), &files(&store, &id)).as_bytes())?;
+        let files = Files { is_alive: is_alive(record), ..files(&store, &id) };
+        print(show::run(record, &look(), &files).as_bytes())?;
     }
     say_if_newer(record);
     if let Reading::Unclear(_, why) = &reading {
         say(&format!("note: {why}"));
     }
     Ok(Done::with(0))
+}
+
+/// Whether the command of a run is alive, by its process id and its start time.
+fn is_alive(record: &Record) -> bool {
+    let is_here = record.owner.pid_namespace == Place::here().pid_namespace;
+    let command =
+        record.command.pid.zip(record.command.start_time).filter(|&(pid, start)| pid > 1 && start > 0);
+    is_here && command.is_some_and(|(pid, start)| identity::is_alive(pid, start))
 }
 
 /// A record of a later version may say things that this one does not know.
@@ -87,7 +97,7 @@ fn files(store: &Store, id: &RunId) -> Files {
     let names = store.open_run(id).and_then(disk::names).unwrap_or_default();
     let mut names: Vec<String> = names.into_iter().filter(|name| !name.starts_with('.')).collect();
     names.sort_unstable();
-    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES) }
+    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES), is_alive: false }
 }
 
 /// Prints one of the run's files as it is.

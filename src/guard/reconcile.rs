@@ -72,11 +72,7 @@ fn read_bare(store: &Store, id: &RunId, dir: OwnedFd) -> io::Result<Reading> {
     match read_record(&dir, id, RECORD) {
         Found::Whole(record) => return Ok(Reading::Final(Box::new(record))),
         Found::Torn(why) => {
-            // Its second name may still be whole. A living state says nothing about a run that is over.
-            let status = match read_record(&dir, id, STATUS) {
-                Found::Whole(record) if record.status.is_terminal() => Some(Box::new(record)),
-                _ => None,
-            };
+            let status = status_of(&dir, id);
             let instead = if status.is_some() { "; this is what status.json says" } else { "" };
             return Ok(Reading::Unclear(status, format!("run.json can not be read: {why}{instead}")));
         }

@@ -69,7 +69,12 @@ fn not_a_file(error: &io::Error) -> String {
 pub fn read_any(dir: &OwnedFd, id: &RunId) -> Found<Record> {
     match read_record(dir, id, RECORD) {
         Found::Absent => read_record(dir, id, STATUS),
-        found => found,
+        // Its second name may still be whole. A living state says nothing about a run that is over.
+        torn @ Found::Torn(_) => match read_record(dir, id, STATUS) {
+            Found::Whole(record) if record.status.is_terminal() => Found::Whole(record),
+            _ => torn,
+        },
+        whole @ Found::Whole(_) => whole,
     }
 }
 
