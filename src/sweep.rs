@@ -365,7 +365,7 @@ fn may_go(held: &Held, force: bool) -> Result<(), Refusal> {
     match record {
         _ if force => Ok(()),
         Found::Absent => Err(Refusal::Unreadable("it has no record, and none can be made".to_owned())),
-        Found::Torn(why) => Err(Refusal::Unreadable(format!("run.json is torn: {why}"))),
+        Found::Torn(why) => Err(Refusal::Unreadable(format!("run.json can not be read: {why}"))),
         Found::Whole(mut record) => {
             notes::apply(&disk::read_at(dir, NOTES).unwrap_or_default(), &mut record);
             match strange(&record) {

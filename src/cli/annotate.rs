@@ -133,7 +133,7 @@ pub fn note(args: &NoteArgs) -> Result<Done, Failure> {
 }
 
 fn annotate(store: &Store, ids: &[RunId], change: &Change, json: bool, what: &str) -> Result<Done, Failure> {
-    let user = identity::login_name();
+    let user = identity::login_name().or_else(|| Some(format!("user {}", identity::own_uid())));
     for id in ids {
         let entry = Entry { schema: SCHEMA, at: clock::now(), user: user.clone(), change: change.clone() };
         store.note(id, &entry).map_err(|e| {

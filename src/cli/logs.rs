@@ -31,11 +31,15 @@ use paper::{Form, Paper};
 
 On a terminal, what would steer it is left out; --raw prints it. Elsewhere nothing is changed.
 
+The streams are known apart of runs that were started with --capture pipe, or whose output was shown live
+with stdout and stderr in different places; of others, -q and -d among them, they are one.
+
 Times are known to 100 ms; a line is of the time at which its first byte came.
 
 --json is {\"schema\", \"run_id\", \"lines\": [{\"at\", \"stream\", \"text\"}]}; with -f it is an object a
 line, each with schema and run_id. Of several runs, each line has its run_id. What is not known is
-null. A line beyond 64 KiB comes in parts, all but the last with \"partial\": true.")]
+null. A line beyond 64 KiB comes in parts, all but the last with \"partial\": true. Where the log's
+limit cost output, {\"gap_bytes\": N} stands between the lines.")]
 pub struct LogsArgs {
     /// The runs: ids or their beginnings, last parts, names, `latest`, or run directories
     #[arg(required = true, value_name = "RUN")]
@@ -55,10 +59,10 @@ pub struct LogsArgs {
     /// Print before each line when it came (UTC)
     #[arg(short, long)]
     pub timestamps: bool,
-    /// Only what came on standard output
+    /// Only what came on standard output; see below for when the two are known apart
     #[arg(long, conflicts_with = "stderr")]
     pub stdout: bool,
-    /// Only what came on standard error
+    /// Only what came on standard error; the same
     #[arg(long)]
     pub stderr: bool,
     /// Print on a terminal too what would steer it
@@ -212,6 +216,10 @@ impl Press {
             let Some(entry) = self.feeds[at].take() else { continue };
             match entry {
                 Entry::Note(note) => self.note(at, &note)?,
+                Entry::Gap(bytes) => {
+                    self.note(at, &format!("{bytes} bytes were dropped here to keep the log's limit"))?;
+                    self.paper.gap(at, bytes)?;
+                }
                 Entry::Bytes(bytes) => self.paper.bytes(&bytes)?,
                 Entry::Line(line) => {
                     let when = self.feeds[at].wall_time(line.line.ms);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::json_fields;
 use super::error::{FAILED, Failure};
-use super::{Done, look, print, say};
+use super::{Done, look, print, say, show};
 use crate::clock;
 use crate::guard::reconcile::{self, Reading};
 use crate::model::id::RunId;
@@ -128,6 +128,7 @@ impl Listing {
             let Some(record) = read(store, &id, all) else { continue };
             living += 1;
             if query::fits(&args.filter, &record, now) {
+                show::say_if_newer(&record);
                 self.records.push(record);
             }
         }

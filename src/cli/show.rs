@@ -10,6 +10,8 @@ use super::{Done, look, pick, print, print_json, say};
 use crate::disk;
 use crate::guard::reconcile::Reading;
 use crate::model::id::RunId;
+use crate::model::record::Record;
+use crate::process::identity::{self, Place};
 use crate::store::log;
 use crate::store::run_dir::LOG;
 use crate::store::{RUNS, Store};
@@ -56,12 +58,32 @@ pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
     if args.json {
         print_json(record)?;
     } else {
-        print(show::run(record, &look(), &files(&store, &id)).as_bytes())?;
+        let files = Files { is_alive: is_alive(record), ..files(&store, &id) };
+        print(show::run(record, &look(), &files).as_bytes())?;
     }
+    say_if_newer(record);
     if let Reading::Unclear(_, why) = &reading {
         say(&format!("note: {why}"));
     }
     Ok(Done::with(0))
+}
+
+/// Whether the command of a run is alive, by its process id and its start time.
+fn is_alive(record: &Record) -> bool {
+    let is_here = record.owner.pid_namespace == Place::here().pid_namespace;
+    let command =
+        record.command.pid.zip(record.command.start_time).filter(|&(pid, start)| pid > 1 && start > 0);
+    is_here && command.is_some_and(|(pid, start)| identity::is_alive(pid, start))
+}
+
+/// A record of a later version may say things that this one does not know.
+pub(super) fn say_if_newer(record: &Record) {
+    if record.is_of_later_version() {
+        let (id, schema) = (&record.run_id, record.schema);
+        say(&format!(
+            "note: run {id}: a later version of bookend wrote its record (schema {schema}); not all is shown"
+        ));
+    }
 }
 
 fn path(store: &Store, id: &RunId) -> String {
@@ -75,17 +97,24 @@ fn files(store: &Store, id: &RunId) -> Files {
     let names = store.open_run(id).and_then(disk::names).unwrap_or_default();
     let mut names: Vec<String> = names.into_iter().filter(|name| !name.starts_with('.')).collect();
     names.sort_unstable();
-    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES) }
+    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES), is_alive: false }
 }
 
 /// Prints one of the run's files as it is.
 fn print_file(store: &Store, id: &RunId, name: &str) -> Result<Done, Failure> {
     let failed = |e: io::Error| {
         let names = files(store, id).names.join(", ");
-        Failure::new(FAILED, format!("reading {name} of run {id}: {e}"), format!("it has {names}"))
+        let why = match e.kind() {
+            io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            _ => e.to_string(),
+        };
+        Failure::new(FAILED, format!("reading {name} of run {id}: {why}"), format!("it has {names}"))
     };
     if name.contains('/') || name.starts_with('.') {
-        return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
+        let message =
+            format!("reading {name:?} of run {id}: --file takes the name of a file in the run's directory");
+        let names = files(store, id).names.join(", ");
+        return Err(Failure::new(FAILED, message, format!("it has {names}")));
     }
     let file = store.open_run(id).and_then(|dir| disk::open_at(dir, name)).map_err(failed)?;
     let mut plain = io::stdout().is_terminal().then(Plain::default);

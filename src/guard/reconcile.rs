@@ -72,7 +72,9 @@ fn read_bare(store: &Store, id: &RunId, dir: OwnedFd) -> io::Result<Reading> {
     match read_record(&dir, id, RECORD) {
         Found::Whole(record) => return Ok(Reading::Final(Box::new(record))),
         Found::Torn(why) => {
-            return Ok(Reading::Unclear(status_of(&dir, id), format!("run.json is torn: {why}")));
+            let status = status_of(&dir, id);
+            let instead = if status.is_some() { "; this is what status.json says" } else { "" };
+            return Ok(Reading::Unclear(status, format!("run.json can not be read: {why}{instead}")));
         }
         Found::Absent => {}
     }
@@ -193,10 +195,13 @@ fn living(dir: &OwnedFd, id: &RunId) -> Reading {
         (Found::Whole(record), _) => Reading::Final(Box::new(record)),
         (_, Found::Whole(mut record)) => {
             record.last_output_at = written_at(dir, LOG);
+            // The file knows better than a state that is written at changes only.
+            record.log.bytes =
+                disk::open_at(dir, LOG).and_then(|log| log.metadata()).map_or(0, |found| found.len());
             Reading::Living(Box::new(record))
         }
         (_, Found::Absent) => Reading::Unclear(None, "it has no status.json yet".to_owned()),
-        (_, Found::Torn(why)) => Reading::Unclear(None, format!("status.json is torn: {why}")),
+        (_, Found::Torn(why)) => Reading::Unclear(None, format!("status.json can not be read: {why}")),
     }
 }
 

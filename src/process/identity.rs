@@ -14,6 +14,12 @@ pub fn login_name() -> Option<String> {
     nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name)
 }
 
+/// The user this process acts for.
+#[must_use]
+pub fn own_uid() -> u32 {
+    nix::unistd::getuid().as_raw()
+}
+
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {

@@ -43,7 +43,7 @@ pub enum Found<T> {
 pub fn read_record(dir: &OwnedFd, id: &RunId, name: &str) -> Found<Record> {
     let bytes = match disk::read_at(dir, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Absent,
-        Err(e) => return Found::Torn(e.to_string()),
+        Err(e) => return Found::Torn(not_a_file(&e)),
         Ok(bytes) => bytes,
     };
     match Record::parse(&bytes) {
@@ -56,11 +56,25 @@ pub fn read_record(dir: &OwnedFd, id: &RunId, name: &str) -> Found<Record> {
     }
 }
 
+/// Why a file can not be read, said so that people see what stands in its place.
+fn not_a_file(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => "it is a symbolic link, which is not followed".to_owned(),
+        Some(libc::ENXIO) => "it is no regular file".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// What is known of a run without asking whether it lives: its final record, else its living state.
 pub fn read_any(dir: &OwnedFd, id: &RunId) -> Found<Record> {
     match read_record(dir, id, RECORD) {
         Found::Absent => read_record(dir, id, STATUS),
-        found => found,
+        // Its second name may still be whole. A living state says nothing about a run that is over.
+        torn @ Found::Torn(_) => match read_record(dir, id, STATUS) {
+            Found::Whole(record) if record.status.is_terminal() => Found::Whole(record),
+            _ => torn,
+        },
+        whole @ Found::Whole(_) => whole,
     }
 }
 

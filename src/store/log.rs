@@ -22,7 +22,8 @@ const BLOCK: u64 = 64 * 1024;
 pub enum Step<'a> {
     /// Output.
     Bytes(Piece<'a>),
-    /// So many bytes were dropped here to keep the log's limit.
+    /// So many bytes were dropped here to keep the log's limit, the rest of a line that was cut included: what follows
+    /// begins with a whole line.
     Gap(u64),
     /// The log was made shorter than what was read of it already; what follows is from its beginning.
     Cut,
@@ -151,8 +152,9 @@ impl Log {
             let hole = self.hole();
             let wanted = match hole {
                 Some((from, to)) if (from..to).contains(&self.offset) => {
-                    let gap = to - self.offset;
-                    self.seek(to);
+                    let whole = self.whole_line(to);
+                    let gap = whole - self.offset;
+                    self.seek(whole);
                     return Ok(Some(Step::Gap(gap)));
                 }
                 Some((from, _)) if self.offset < from => BLOCK.min(from - self.offset),
@@ -176,6 +178,28 @@ impl Log {
                 return Ok(None);
             }
         }
+    }
+
+    /// Where the first whole line begins behind a gap that ends at `to`. What stands before it is the rest of a line of
+    /// the stream that is there; where that has no end nearby, what there is of it is worth more than nothing.
+    fn whole_line(&mut self, to: u64) -> u64 {
+        let mut block = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
+        let read = self.file.read_at(&mut block, to).unwrap_or(0);
+        let mut end = to + read as u64;
+        if let Some(marks) = &mut self.marks {
+            marks.seek(to);
+            let (first, mut next) = marks.at(to);
+            // Marks of the same stream only tell that time went by.
+            while let Some(at) = next.filter(|&at| at < end) {
+                let (mark, after) = marks.at(at);
+                if mark.map(|mark| mark.stream) != first.map(|mark| mark.stream) {
+                    end = at;
+                }
+                next = after;
+            }
+        }
+        let rest = &block[..usize::try_from(end - to).unwrap_or(0)];
+        rest.iter().position(|&b| b == b'\n').map_or(to, |at| to + at as u64 + 1)
     }
 
     /// Beginning and end of what was dropped.
@@ -202,7 +226,8 @@ impl Log {
             let mut low = high.saturating_sub(BLOCK).max(from);
             if let Some((begin, end)) = self.hole() {
                 if (begin + 1..=end).contains(&high) {
-                    high = begin;
+                    // The line that is cut behind the gap is not printed, and a newline before it begins none.
+                    (high, at_end) = (begin, true);
                     continue;
                 }
                 low = if high > end { low.max(end) } else { low };
@@ -357,13 +382,28 @@ mod tests {
         log.gap = Dropped::Told(Some(Gap { offset: 5, bytes: 1000 }));
         let end = text.len() as u64;
         assert_eq!(log.last_lines(1, None, (0, end)).unwrap(), 1007);
-        // The first line after a gap may have lost its beginning, so the gap is told before it.
-        assert_eq!(log.last_lines(2, None, (0, end)).unwrap(), 5);
-        assert_eq!(log.last_lines(3, None, (0, end)).unwrap(), 0);
+        // The first line after a gap may have lost its beginning, so it is part of what is missing.
+        assert_eq!(log.last_lines(2, None, (0, end)).unwrap(), 0);
         assert!(matches!(log.step().unwrap(), Step::Bytes(Piece { bytes: b"head\n", .. })));
-        assert_eq!(log.step().unwrap(), Step::Gap(1000));
-        assert!(matches!(log.step().unwrap(), Step::Bytes(Piece { bytes: b"a\nb\n", .. })));
+        assert_eq!(log.step().unwrap(), Step::Gap(1002));
+        assert!(matches!(log.step().unwrap(), Step::Bytes(Piece { bytes: b"b\n", .. })));
         assert_eq!(log.step().unwrap(), Step::End);
+    }
+
+    #[test]
+    fn a_cut_line_behind_a_gap_ends_with_its_stream() {
+        let text = [b"he".as_slice(), &[0; 1000], b"d of a linewhole\nx\n"].concat();
+        let after = |index: &[u8]| {
+            let mut log = log(&text, index);
+            log.gap = Dropped::Told(Some(Gap { offset: 2, bytes: 1000 }));
+            assert!(matches!(log.step().unwrap(), Step::Bytes(Piece { bytes: b"he", .. })));
+            let Step::Gap(bytes) = log.step().unwrap() else { panic!("no gap") };
+            bytes
+        };
+        assert_eq!(after(b""), 1017);
+        // Marks of the same stream only tell the time; another stream begins a line of its own.
+        assert_eq!(after(b"0 1 0\n9 1 1013\n"), 1017);
+        assert_eq!(after(b"0 1 0\n9 2 1013\n"), 1000);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Files {
     pub names: Vec<String>,
     /// The end of its log, made safe for a terminal.
     pub tail: String,
+    /// Whether its command was just seen to live: its process id and its start time are the ones in the record.
+    pub is_alive: bool,
 }
 
 /// A run for people.
@@ -33,7 +35,7 @@ pub fn run(record: &Record, look: &Look, files: &Files) -> String {
     let mut page = Page { text: format!("{style}{}{style:#}\n\n", verdict(record, look)) };
     page.asked(record);
     page.ended(record, look);
-    page.child(record);
+    page.child(record, files.is_alive);
     page.evidence(record);
     page.people(record, look);
     page.files(record, files);
@@ -70,6 +72,7 @@ fn next(record: &Record) -> String {
         (_, Some(ExitReason::SpawnFailed | ExitReason::PreflightFailed | ExitReason::InternalError)) => {
             format!("show {id} --file diagnostics.md")
         }
+        _ if record.log.bytes == 0 => format!("show {id} --json"),
         _ => format!("logs {id}"),
     }
 }
@@ -133,7 +136,7 @@ impl Page {
     }
 
     /// What the command did and used, and what it left.
-    fn child(&mut self, record: &Record) {
+    fn child(&mut self, record: &Record, is_alive: bool) {
         let pid = record.command.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         match &record.exit {
             Some(exit) => self.line("child", format!("ended with {}{pid}", words::exit(exit))),
@@ -141,6 +144,7 @@ impl Page {
                 self.line("child", format!("nobody saw how it ended{pid}"));
             }
             None if pid.is_empty() => self.line("child", "not started"),
+            None if is_alive => self.line("child", format!("alive{pid}")),
             None => self.line("child", format!("alive, as far as is known{pid}")),
         }
         if let Some(used) = &record.resources {
@@ -198,7 +202,8 @@ impl Page {
             0 => String::new(),
             n => format!(", {n} bytes of output are missing"),
         };
-        let size = if record.status.is_terminal() { format!("{} bytes, ", log.bytes) } else { String::new() };
+        let known = record.status.is_terminal() || log.bytes > 0;
+        let size = if known { format!("{} bytes, ", log.bytes) } else { String::new() };
         match record.logs_removed_at {
             Some(at) => self.line("log", format!("removed at {at} to save space")),
             None => self.line("log", format!("{size}{how}{dropped}")),

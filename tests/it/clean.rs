@@ -211,7 +211,7 @@ fn what_can_not_be_read_is_skipped_with_a_word_and_taken_by_force() {
     let gone: BTreeSet<_> = [3, 4, 5].iter().map(|&n: &usize| runs[n].id()).collect();
     assert_eq!(removed(done.assert_code(0)), gone, "a lock that is missing proves nothing against a record");
     for (name, why) in [
-        (runs[0].id(), "torn"),
+        (runs[0].id(), "run.json can not be read"),
         (runs[1].id(), "newer bookend"),
         (runs[2].id(), "of run "),
         ("notes of mine".to_owned(), "no run"),

@@ -337,5 +337,43 @@ fn the_footer_counts_what_is_over_and_nothing_else() {
     );
     assert_eq!(names(&world, &["-n", "0"]), [""; 0]);
     ask(&world, &["ps", "-q", "--json"]).assert_code(2);
+/// run.json and status.json are two names of one record once a run is over; what ruins one need not ruin both.
+#[test]
+fn what_one_record_file_can_not_say_the_other_does() {
+    let world = World::new();
+    world.run_artist(&["-q", "--name", "torn"], &["exit", "3"]).run().assert_code(3);
+    let run = world.only_run();
+    let record = std::fs::read(run.path.join("run.json")).expect("a record");
+    std::fs::remove_file(run.path.join("run.json")).expect("a record");
+    std::fs::write(run.path.join("run.json"), &record[..20]).expect("half a record");
+    assert_eq!(names(&world, &["-a"]), ["torn"]);
+    let shown = ask(&world, &["show", "torn"]);
+    assert!(shown.assert_code(0).out().starts_with("Failed: exited with code 3"), "{shown:?}");
+    assert!(shown.err().contains("this is what status.json says"), "{shown:?}");
+    assert_eq!(
+        std::fs::read(run.path.join("run.json")).expect("it"),
+        &record[..20],
+        "it is not written anew"
+    );
+    std::fs::remove_file(run.path.join("run.json")).expect("half a record");
+    std::os::unix::fs::symlink("status.json", run.path.join("run.json")).expect("a link");
+    let shown = ask(&world, &["show", "torn"]);
+    assert!(shown.assert_code(0).err().contains("it is a symbolic link"), "{shown:?}");
+}
+
+#[test]
+fn show_says_plainly_what_is_there() {
+    let (world, living) = mixed();
+    let shown = ask(&world, &["show", "alive"]).assert_code(0).out();
+    assert!(shown.contains("child      alive (pid "), "{shown}");
+    let run = world.runs().pop().expect("the living");
+    let size = run.log().len();
+    let bytes = ask(&world, &["show", "alive", "--json"]).json()["log"]["bytes"].clone();
+    assert!(size > 0 && bytes == size, "{size} {bytes}");
+    assert!(shown.contains(&format!("log        {size} bytes, ")), "{shown}");
+    let refused = ask(&world, &["show", "bad", "--file", "../../x"]);
+    assert!(refused.assert_code(1).err().contains("takes the name of a file"), "{refused:?}");
+    let refused = ask(&world, &["show", "bad", "--file", "nope"]);
+    assert!(refused.assert_code(1).err().contains("there is no such file"), "{refused:?}");
     end(living);
 }

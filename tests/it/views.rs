@@ -253,6 +253,7 @@ fn show_has_the_verdict_first() {
         dir: "/store/runs/20261121-095930-07zzzz".to_owned(),
         names: ["events.jsonl", "harness.log", "run.json"].map(str::to_owned).to_vec(),
         tail: "cc -c main.c\nerror: no such file".to_owned(),
+        is_alive: false,
     };
     let failed = over(
         "failed",
@@ -295,7 +296,7 @@ fn show_has_the_verdict_first() {
       cc -c main.c
       error: no such file
 
-    next: bookend logs 07zzzz
+    next: bookend show 07zzzz --json
     ");
     let killed = over(
         "stopped",
@@ -320,7 +321,7 @@ fn show_has_the_verdict_first() {
     log        0 bytes, written by the command itself
     files
 
-    next: bookend logs 07zzzz
+    next: bookend show 07zzzz --json
     ");
 }
 
@@ -373,7 +374,7 @@ fn show_says_what_to_type_next() {
     log        0 bytes, written by the command itself
     files
 
-    next: bookend logs 07zzzz
+    next: bookend show 07zzzz --json
     ");
     let orphaned = record(json!({ "orphaned": true }));
     insta::assert_snapshot!(show::run(&orphaned, &look(None, false), &Files::default()), @r"

@@ -51,6 +51,8 @@ pub enum Entry {
     Line(LineOf),
     /// What is to be said.
     Note(String),
+    /// So many bytes are missing here.
+    Gap(u64),
 }
 
 /// A line and where it came from.
@@ -80,6 +82,8 @@ pub struct Feed {
     queue: VecDeque<(Timestamp, Entry)>,
     /// When the last bytes came that were read.
     at: Timestamp,
+    /// Whether bytes were passed on whose line has not ended.
+    in_line: bool,
     /// Whether nothing will be added to its log.
     complete: bool,
     /// Whether all of it was read.
@@ -102,7 +106,11 @@ impl Feed {
         let reading = pick::read(store, id)?;
         let record = reading.record();
         let dir = store.open_run(id).map_err(|e| unreadable(id, &e))?;
-        let log = Log::open(&dir, record).map_err(|e| unreadable(id, &e))?;
+        let cleaned = record.and_then(|record| record.logs_removed_at);
+        let log = Log::open(&dir, record).map_err(|e| match (e.kind(), cleaned) {
+            (io::ErrorKind::NotFound, Some(at)) => removed(id, at),
+            _ => unreadable(id, &e),
+        })?;
         let plan = record.map(|record| &record.plan);
         let mut feed = Self {
             id: id.clone(),
@@ -117,6 +125,7 @@ impl Feed {
             lines: Default::default(),
             queue: VecDeque::new(),
             at: record.map_or(Timestamp::from_unix_ms(0), |record| record.started_at),
+            in_line: false,
             complete: !wanted.follow || matches!(reading, Reading::Final(_)),
             over: false,
             broken: false,
@@ -214,8 +223,9 @@ impl Feed {
                     self.end();
                 }
                 Ok(Step::Gap(bytes)) => {
-                    let note = format!("{bytes} bytes were dropped here to keep the log's limit");
-                    self.queue.push_back((self.at, Entry::Note(note)));
+                    // What comes next is no part of the lines that the gap has cut.
+                    self.end_lines();
+                    self.queue.push_back((self.at, Entry::Gap(bytes)));
                 }
                 Ok(Step::Cut) => {
                     let note = "the log was truncated here, by its command or by somebody else";
@@ -252,14 +262,28 @@ impl Feed {
                 let at = started.zip(line.ms).map_or(at, |(started, ms)| later(started, ms));
                 queue.push_back((at, Entry::Line(LineOf { stream: apart.then_some(stream), line })));
             });
-        } else if !bytes.is_empty() {
+        } else if let Some(last) = bytes.last() {
+            self.in_line = *last != b'\n';
             self.queue.push_back((self.at, Entry::Bytes(bytes)));
         }
     }
 
-    /// Passes on lines that were not ended.
+    /// Ends the lines that a gap has cut, also those that are passed on as bytes.
+    fn end_lines(&mut self) {
+        if std::mem::take(&mut self.in_line) {
+            self.queue.push_back((self.at, Entry::Bytes(b"\n".to_vec())));
+        }
+        self.plain.iter_mut().for_each(|plain| *plain = Default::default());
+        self.pass_on_lines();
+    }
+
     fn end(&mut self) {
         self.over = true;
+        self.pass_on_lines();
+    }
+
+    /// Passes on lines that were not ended.
+    fn pass_on_lines(&mut self) {
         for stream in Stream::BOTH {
             let (queue, at, apart) = (&mut self.queue, self.at, self.apart);
             self.lines[stream.place()].finish(|line| {
@@ -316,7 +340,9 @@ impl Feed {
         let why = match self.capture {
             Capture::Tty => "a terminal (--tty) has only one",
             Capture::File => "the command wrote its log itself, both into one file",
-            Capture::Pipe if one_stream => "nobody needed to know them apart when it was started",
+            Capture::Pipe if one_stream => {
+                "nobody needed to know them apart when it was started (-q, -d, --json, or both shown in one place)"
+            }
             Capture::Pipe => "its harness.idx is not there",
         };
         let message = format!("telling apart the streams of run {}: {why}", self.id);
@@ -339,9 +365,14 @@ fn missing(record: &Record) -> Option<String> {
     Some(told.map_or_else(|| format!("{lost} bytes of output are missing"), quote::visible))
 }
 
+fn removed(id: &RunId, at: Timestamp) -> Failure {
+    let message = format!("reading the log of run {id}: `bookend clean --logs-only` removed it at {at}");
+    Failure::new(FAILED, message, format!("bookend show {}", id.short()))
+}
+
 fn unreadable(id: &RunId, error: &io::Error) -> Failure {
     let why = match error.kind() {
-        io::ErrorKind::NotFound => "it is not there; `bookend clean --logs-only` removes logs".to_owned(),
+        io::ErrorKind::NotFound => "it is not there, and nothing says who removed it".to_owned(),
         _ => error.to_string(),
     };
     Failure::new(

@@ -81,6 +81,16 @@ struct LineJson<'a> {
     partial: bool,
 }
 
+/// What is missing, as JSON.
+#[derive(Serialize)]
+struct GapJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_id: Option<&'a str>,
+    gap_bytes: u64,
+}
+
 /// Standard output, and how it is written to.
 pub struct Paper {
     form: Form,
@@ -157,8 +167,7 @@ impl Paper {
             Form::Document { run_id, ids } => {
                 let of = ids.get(run).filter(|_| run_id.is_none());
                 let line = json(None, of, at, part);
-                let before = if self.lines > 0 { ",\n" } else { "\n" };
-                self.text.extend_from_slice(format!("{before}{line}").as_bytes());
+                self.entry(&line);
             }
             Form::Objects(ids) => {
                 let line = json(Some(SCHEMA), ids.get(run), at, part);
@@ -168,6 +177,30 @@ impl Paper {
         }
         self.lines += 1;
         self.flush_if(GATHERED)
+    }
+
+    /// Says in JSON that bytes of a run are missing here; people are told on standard error.
+    pub fn gap(&mut self, run: usize, bytes: u64) -> Result<(), Failure> {
+        match &self.form {
+            Form::Text { .. } | Form::Bytes => return Ok(()),
+            Form::Document { run_id, ids } => {
+                let run_id = ids.get(run).filter(|_| run_id.is_none()).map(String::as_str);
+                let gap = gap_json(None, run_id, bytes);
+                self.entry(&gap);
+            }
+            Form::Objects(ids) => {
+                let gap = gap_json(Some(SCHEMA), ids.get(run).map(String::as_str), bytes);
+                self.text.extend_from_slice(format!("{gap}\n").as_bytes());
+            }
+        }
+        self.lines += 1;
+        self.flush_if(GATHERED)
+    }
+
+    /// Adds an entry to a document.
+    fn entry(&mut self, entry: &str) {
+        let before = if self.lines > 0 { ",\n" } else { "\n" };
+        self.text.extend_from_slice(format!("{before}{entry}").as_bytes());
     }
 
     /// Ends what was begun.
@@ -204,6 +237,10 @@ impl Paper {
         }
         Ok(())
     }
+}
+
+fn gap_json(schema: Option<u32>, run_id: Option<&str>, gap_bytes: u64) -> String {
+    serde_json::to_string(&GapJson { schema, run_id, gap_bytes }).unwrap_or_default()
 }
 
 fn json(schema: Option<u32>, run_id: Option<&String>, at: Option<&str>, part: &LineOf) -> String {
