@@ -139,7 +139,7 @@ pub struct RunArgs {
     /// Return once the run is on disk, and print its id; the run goes on
     #[arg(short, long)]
     pub detach: bool,
-    /// Print neither the command's output nor anything of bookend's but errors
+    /// Print neither the command's output nor anything of bookend's but errors and what retention removed
     #[arg(short, long)]
     pub quiet: bool,
     /// Print the final record as JSON on standard output, instead of the command's output
