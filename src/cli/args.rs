@@ -17,6 +17,7 @@ use super::ps::PsArgs;
 use super::rm::RmArgs;
 use super::schema::SchemaArgs;
 use super::show::ShowArgs;
+use super::stop::StopArgs;
 use super::wait::WaitArgs;
 use super::watch::WatchArgs;
 use crate::model::plan::Durability;
@@ -57,8 +58,7 @@ pub enum Command {
     /// Stop runs, or pass them a signal
     Kill(KillArgs),
     /// Stop runs and wait for their end
-    #[command(after_help = super::kill::STOP_EXAMPLES)]
-    Stop(KillArgs),
+    Stop(StopArgs),
     /// Give a run another name
     Rename(RenameArgs),
     /// Set labels of a run, or take them away

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::{Look, quote, table, words};
 use crate::model::outcome::ExitReason;
 use crate::model::plan::Capture;
-use crate::model::record::{Author, Record, StepStatus};
+use crate::model::record::{Author, EndedBy, Record, StepStatus};
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 
@@ -24,6 +24,8 @@ pub struct Files {
     pub names: Vec<String>,
     /// The end of its log, made safe for a terminal.
     pub tail: String,
+    /// Who forced its end, where that is another request than the one that is in the record.
+    pub forced_by: Option<EndedBy>,
 }
 
 /// A run for people.
@@ -32,7 +34,7 @@ pub fn run(record: &Record, look: &Look, files: &Files) -> String {
     let style = if look.colour { table::style(record) } else { Style::new() };
     let mut page = Page { text: format!("{style}{}{style:#}\n\n", verdict(record, look)) };
     page.asked(record);
-    page.ended(record, look);
+    page.ended(record, look, files);
     page.child(record);
     page.evidence(record);
     page.people(record, look);
@@ -108,7 +110,7 @@ impl Page {
     }
 
     /// When it began, how and when it ended, and who ended it.
-    fn ended(&mut self, record: &Record, look: &Look) {
+    fn ended(&mut self, record: &Record, look: &Look, files: &Files) {
         let both = |at: Timestamp| format!("{} ({})", at, words::ago(at, look).to_lowercase());
         self.line("started", both(record.started_at));
         if let Some(at) = record.completed_at {
@@ -123,6 +125,9 @@ impl Page {
         }
         if let Some(by) = &record.ended_by {
             self.line("ended by", words::ended_by(by));
+        }
+        if let Some(by) = &files.forced_by {
+            self.line("forced by", words::ended_by(by));
         }
         if let Some(error) = &record.error {
             self.said("error", &error.message);

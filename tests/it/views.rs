@@ -253,6 +253,7 @@ fn show_has_the_verdict_first() {
         dir: "/store/runs/20261121-095930-07zzzz".to_owned(),
         names: ["events.jsonl", "harness.log", "run.json"].map(str::to_owned).to_vec(),
         tail: "cc -c main.c\nerror: no such file".to_owned(),
+        forced_by: None,
     };
     let failed = over(
         "failed",
