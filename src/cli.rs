@@ -17,6 +17,7 @@ pub mod rm;
 pub mod run;
 pub mod schema;
 pub mod show;
+pub mod stop;
 mod tidy;
 pub mod wait;
 pub mod watch;
@@ -69,7 +70,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> Done {
         Command::Wait(args) => wait::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Kill(args) => kill::run(&args, kill::Manner::Kill),
-        Command::Stop(args) => kill::run(&args, kill::Manner::Stop),
+        Command::Stop(args) => stop::run(args),
         Command::Attach(args) => attach::run(&args),
         Command::Rename(args) => annotate::rename(&args),
         Command::Label(args) => annotate::label(&args),

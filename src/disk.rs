@@ -8,7 +8,7 @@ pub mod probe;
 pub mod tree;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -131,6 +131,31 @@ pub fn create_at(dir: impl AsFd, name: &str, access: Access) -> io::Result<File>
 /// As openat(2); `InvalidData` for what is no regular file, or has a second name, which may be anybody's.
 pub fn append_at(dir: impl AsFd, name: &str) -> io::Result<File> {
     open_for_writing(dir, name, OFlag::O_WRONLY | OFlag::O_APPEND)
+}
+
+/// Adds a line, which ends with its newline, to a file that several may add to, in one write. What was cut short before
+/// it, by a full disk, does not take it along: a newline goes between.
+///
+/// # Errors
+/// As [`append_at`] and write(2); `StorageFull` when not all of it was written.
+pub fn append_line_at(dir: impl AsFd, name: &str, line: &[u8]) -> io::Result<()> {
+    let mut file = open_for_writing(dir, name, OFlag::O_RDWR | OFlag::O_APPEND)?;
+    let is_torn_at = |file: &File, end: u64| -> io::Result<bool> {
+        let mut last = [b'\n'];
+        Ok(end > 0 && file.read_at(&mut last, end - 1)? == 1 && last != [b'\n'])
+    };
+    let add = |file: &mut File, bytes: &[u8]| match file.write(bytes)? {
+        n if n == bytes.len() => Ok(()),
+        _ => Err(io::Error::from(io::ErrorKind::StorageFull)),
+    };
+    let apart = [b"\n", line].concat();
+    if is_torn_at(&file, file.metadata()?.len())? {
+        return add(&mut file, &apart);
+    }
+    add(&mut file, line)?;
+    // Somebody else's may have been cut short in between; then ours is part of a line that nobody can read.
+    let begun = file.stream_position()? - line.len() as u64;
+    if is_torn_at(&file, begun)? { add(&mut file, &apart) } else { Ok(()) }
 }
 
 /// Opens a file for writing from its beginning, creating it when it is absent and keeping what is in it.

@@ -17,6 +17,7 @@ use super::ps::PsArgs;
 use super::rm::RmArgs;
 use super::schema::SchemaArgs;
 use super::show::ShowArgs;
+use super::stop::StopArgs;
 use super::wait::WaitArgs;
 use super::watch::WatchArgs;
 use crate::model::id::RunId;
@@ -58,8 +59,7 @@ pub enum Command {
     /// Stop runs, or pass them a signal
     Kill(KillArgs),
     /// Stop runs and wait for their end
-    #[command(after_help = super::kill::STOP_EXAMPLES)]
-    Stop(KillArgs),
+    Stop(StopArgs),
     /// Give a run another name
     Rename(RenameArgs),
     /// Set labels of a run, or take them away
@@ -140,7 +140,7 @@ pub struct RunArgs {
     /// Return once the run is on disk, and print its id; the run goes on
     #[arg(short, long)]
     pub detach: bool,
-    /// Print neither the command's output nor anything of bookend's but errors
+    /// Print neither the command's output nor anything of bookend's but errors and what retention removed
     #[arg(short, long)]
     pub quiet: bool,
     /// Print the final record as JSON on standard output, instead of the command's output

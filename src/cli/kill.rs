@@ -1,4 +1,4 @@
-//! `bookend kill` and `bookend stop`, which is the same and waits.
+//! `bookend kill`, and what `bookend stop` has in common with it.
 
 use std::io;
 use std::time::Duration;
@@ -17,14 +17,16 @@ use crate::model::id::RunId;
 use crate::model::intent::{Intent, Wish};
 use crate::model::record::{Actor, EndedBy, Record, SCHEMA};
 use crate::model::signal;
+use crate::model::status::Status;
 use crate::process::identity::{self, Stat};
 use crate::process::tree;
 use crate::query::{self, Filter};
 use crate::store::Store;
+use crate::store::intents;
 use crate::store::watch::Watch;
 use crate::view::words;
 
-/// Arguments of `kill` and `stop`.
+/// Arguments of `kill`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   bookend kill --reason 'wrong branch' latest
@@ -32,7 +34,7 @@ use crate::view::words;
   bookend kill -s INT -t 30s nightly          Ctrl-C, and SIGKILL half a minute later
   bookend kill -s USR1 4k7                    passes the signal on and stops nothing
   bookend kill -s STOP 4k7                    pauses it; -s CONT lets it go on
-  bookend kill --filter label=team=db --reason 'database is down'")]
+  bookend kill -f label=team=db --reason 'database is down'")]
 pub struct KillArgs {
     /// The runs
     #[arg(value_name = "RUN")]
@@ -50,7 +52,7 @@ pub struct KillArgs {
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: Option<String>,
     /// All living runs that fit KEY=VALUE, as with ps; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = Filter::parse, conflicts_with = "runs")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse, conflicts_with = "runs")]
     pub filter: Vec<Filter>,
     /// All living runs
     #[arg(short, long, conflicts_with = "runs")]
@@ -62,12 +64,6 @@ pub struct KillArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-/// What `bookend stop --help` ends with.
-pub const STOP_EXAMPLES: &str = "Examples:
-  bookend stop latest                         asks it to end, kills it after its grace period, waits for its end
-  bookend stop -t 2s --reason 'too slow' 4k7 nightly
-  bookend stop -a";
 
 /// Whether the command waits for the end, whatever its arguments say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +110,8 @@ struct Document<'a> {
     runs: &'a [Handled],
 }
 
-fn reason(text: &str) -> Result<String, String> {
+/// Reads a reason.
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let fits = text.len() <= LONGEST_REASON;
     fits.then(|| text.to_owned())
         .ok_or_else(|| format!("longer than {LONGEST_REASON} bytes; bookend note has room for longer texts"))
@@ -201,7 +198,7 @@ pub(super) fn new_intent(wish: Wish, number: Option<i32>, reason: Option<String>
 /// Asks one run for something; what was done, and how to say it.
 pub(super) fn ask_for(store: &Store, id: &RunId, intent: &Intent) -> (Action, String) {
     let watch = Watch::of_run(store, id);
-    let mut left = false;
+    let mut left = None;
     for _ in 0..TRIES {
         match try_to_ask(store, id, intent, &mut left) {
             Ok(Some(answer)) => return answer,
@@ -216,12 +213,12 @@ fn failed(id: &RunId, why: &str) -> String {
     format!("stopping run {id}: {why}")
 }
 
-/// One try; none when the run is between two states. `left` says whether the intent is in its directory.
+/// One try; none when the run is between two states. `left` is what was asked for once that is in its directory.
 fn try_to_ask(
     store: &Store,
     id: &RunId,
     intent: &Intent,
-    left: &mut bool,
+    left: &mut Option<Wish>,
 ) -> io::Result<Option<(Action, String)>> {
     let reading = match reconcile::read(store, id) {
         // It ended, and somebody was quick to remove it.
@@ -239,17 +236,28 @@ fn try_to_ask(
             Some((Action::Failed, failed(id, &why)))
         }
         Reading::Living(record) => {
-            if !std::mem::replace(left, true) {
+            let wish = left.unwrap_or_else(|| effective(store, &record, intent.wish));
+            if left.replace(wish).is_none() {
                 ask::leave(store, id, intent).map_err(|e| {
                     io::Error::new(e.kind(), format!("noting who asks, and why, in its directory: {e}"))
                 })?;
             }
-            (ask::wake(store, id, &record)? == Asked::Yes).then(|| told(id, intent.wish))
+            (ask::wake(store, id, &record)? == Asked::Yes).then(|| told(id, wish))
         }
         Reading::Orphaned(record, alive) => ask_orphan(store, id, intent, &record, &alive)?,
-        Reading::Unclear(..) if *left => None,
+        Reading::Unclear(..) if left.is_some() => None,
         Reading::Unclear(_, why) => Some((Action::Failed, failed(id, &why))),
     })
+}
+
+/// What a wish comes to: the second stop is by force, whether it says so or not.
+fn effective(store: &Store, record: &Record, wish: Wish) -> Wish {
+    let Wish::Stop { signal, grace_ms, force } = wish else { return wish };
+    let asked = || {
+        let asked = store.open_run(&record.run_id).and_then(|dir| intents::read_from(&dir, 0));
+        asked.is_ok_and(|(asked, _)| asked.iter().any(|intent| matches!(intent.wish, Wish::Stop { .. })))
+    };
+    Wish::Stop { signal, grace_ms, force: force || record.status == Status::Stopping || asked() }
 }
 
 fn told(id: &RunId, wish: Wish) -> (Action, String) {
@@ -257,7 +265,7 @@ fn told(id: &RunId, wish: Wish) -> (Action, String) {
         Wish::Deliver(number) => {
             (Action::Delivered, format!("{} is passed on to run {id}", signal::name(number)))
         }
-        Wish::Stop { force: true, .. } => (Action::Stopping, format!("stopping run {id} by force")),
+        Wish::Stop { force: true, .. } => (Action::Stopping, format!("killing run {id} now")),
         Wish::Stop { .. } => (Action::Stopping, format!("stopping run {id}")),
     }
 }

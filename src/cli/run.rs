@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use super::args::RunArgs;
 use super::error::{Failure, INTERNAL};
 use super::plan::{Surroundings, check, plan};
+use super::retain::Voice;
 use super::{Done, note_attempt, retain};
 use crate::disk;
 use crate::engine::begin::{self, BeginError, Prepared};
@@ -118,7 +119,7 @@ fn attached(args: RunArgs, plan: &Plan, prepared: Prepared, store: &Store) -> Re
         say(&finished);
     }
     if finished.die_of.is_none() {
-        retain::after_run(store, !quiet);
+        retain::after_run(store, if quiet { Voice::Removals } else { Voice::Full });
     }
     Ok(Done { code: finished.code, die_of: finished.die_of })
 }
@@ -208,7 +209,7 @@ fn watch(prepared: Prepared, report: Report, store: &Store) -> Done {
     let done = match begin::begin(prepared, presence) {
         Ok(finished) => {
             report.borrow_mut().refused(&finished.verdict);
-            retain::after_run(store, false);
+            retain::after_run(store, Voice::None);
             finished.code
         }
         Err(e) => {

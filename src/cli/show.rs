@@ -4,16 +4,17 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::FileExt;
 
 use clap::Args;
+use serde_json::Value;
 
 use super::error::{FAILED, Failure};
 use super::{Done, look, pick, print, print_json, say};
 use crate::disk;
 use crate::guard::reconcile::Reading;
 use crate::model::id::RunId;
-use crate::model::record::Record;
+use crate::model::record::{EndedBy, Record};
 use crate::process::identity::{self, Place};
 use crate::store::log;
-use crate::store::run_dir::LOG;
+use crate::store::run_dir::{EVENTS, LOG};
 use crate::store::{RUNS, Store};
 use crate::view::plain::{self, Plain};
 use crate::view::show::{self, Files};
@@ -58,7 +59,7 @@ pub fn run(args: &ShowArgs) -> Result<Done, Failure> {
     if args.json {
         print_json(record)?;
     } else {
-        let files = Files { is_alive: is_alive(record), ..files(&store, &id) };
+        let files = Files { is_alive: is_alive(record), ..all_files(&store, &id, record) };
         print(show::run(record, &look(), &files).as_bytes())?;
     }
     say_if_newer(record);
@@ -97,7 +98,26 @@ fn files(store: &Store, id: &RunId) -> Files {
     let names = store.open_run(id).and_then(disk::names).unwrap_or_default();
     let mut names: Vec<String> = names.into_iter().filter(|name| !name.starts_with('.')).collect();
     names.sort_unstable();
-    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES), is_alive: false }
+    Files { dir: path(store, id), names, tail: tail(store, id, TAIL_LINES), forced_by: None, is_alive: false }
+}
+
+fn all_files(store: &Store, id: &RunId, record: &Record) -> Files {
+    let forced_by = record.forced.then(|| forced_by(store, id, record)).flatten();
+    Files { forced_by, ..files(store, id) }
+}
+
+/// Whose request forced the end: the record has the first one, which counts, and the events have this one too.
+fn forced_by(store: &Store, id: &RunId, record: &Record) -> Option<EndedBy> {
+    let bytes = store.open_run(id).and_then(|dir| disk::read_at(dir, EVENTS)).ok()?;
+    let lines = bytes.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let mut asked = lines.filter(|event: &Value| event["event"] == "stop_requested");
+    let first = asked.next()?;
+    let by = |event: &Value| serde_json::from_value::<EndedBy>(event["by"].clone()).ok();
+    match by(&first) {
+        first_by if first_by != record.ended_by => first_by,
+        _ if first["force"] == true => None,
+        _ => by(&asked.next()?),
+    }
 }
 
 /// Prints one of the run's files as it is.

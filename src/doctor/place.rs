@@ -9,6 +9,7 @@ use super::{Checkup, Fix, Level};
 use crate::config;
 use crate::disk::{self, Access, probe, tree};
 use crate::process::{identity, tree as processes};
+use crate::store::turn::Tally;
 use crate::store::{LIVE, RUNS, Store};
 use crate::view::sweep as words;
 
@@ -26,6 +27,9 @@ pub fn store(checkup: &mut Checkup, store: &Store) {
     if free.is_ok_and(|bytes| bytes < TIGHT_BYTES) {
         let fix = Fix::by_hand("bookend clean --older-than 30d, or set BOOKEND_STORE to another disk");
         checkup.find("store.full", Level::Problem, format!("there is little space for {path}"), room, fix);
+    }
+    if let Some(last) = store.last_tally() {
+        checkup.fact("removed", removed(&last));
     }
     modes(checkup, store);
     surroundings(checkup, store);
@@ -142,6 +146,17 @@ pub fn config(checkup: &mut Checkup, store: &Store) {
         let what = "[retention] does not say what goes";
         checkup.find("config.retention", Level::Warning, what, "so nothing is removed by itself", fix);
     }
+}
+
+/// What retention removed last: it may have happened where nobody read along.
+fn removed(last: &Tally) -> String {
+    const SHOWN: usize = 5;
+    let rules: Vec<_> = last.rules.iter().map(|(rule, runs)| format!("{rule} {runs}")).collect();
+    let ids: Vec<_> = last.run_ids.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = last.runs.saturating_sub(ids.len());
+    let more = if more > 0 { format!(" and {more} more (retention.json)") } else { String::new() };
+    let sum = words::sum(last.runs, last.bytes, last.logs_only);
+    format!("{sum}, by retention at {} ({}): {}{more}", last.at, rules.join(", "), ids.join(", "))
 }
 
 /// Looks at the kernel, and at who this is.

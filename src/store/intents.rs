@@ -1,7 +1,7 @@
 //! What others want of a run: one file in its directory, to which each appends a line. Whose line stands first was
 //! first, whatever becomes of the signals that tell the run's bookend to look.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
@@ -19,13 +19,7 @@ const MOST: u64 = 16 << 20;
 /// # Errors
 /// As openat(2) and write(2).
 pub fn append(dir: impl AsFd, intent: &Intent) -> io::Result<()> {
-    // A line that was cut short by a full disk ends where the next one begins.
-    let line = [b"\n", &json_line(intent)[..]].concat();
-    // One write takes the whole line, so that two that come at once stay apart.
-    match disk::append_at(dir, INTENTS)?.write(&line)? {
-        n if n == line.len() => Ok(()),
-        _ => Err(io::Error::from(io::ErrorKind::StorageFull)),
-    }
+    disk::append_line_at(dir, INTENTS, &json_line(intent))
 }
 
 /// Reads the intents from `offset` on that are whole; with where the next look begins.
@@ -58,6 +52,7 @@ mod tests {
     use crate::model::intent::Wish;
     use crate::model::record::EndedBy;
     use crate::model::time::Timestamp;
+    use std::io::Write;
 
     #[test]
     fn what_is_cut_short_or_foreign_is_passed_over() {
@@ -71,13 +66,16 @@ mod tests {
         };
         assert!(read_from(&dir, 0).is_err(), "absent");
         append(&dir, &intent(10)).unwrap();
+        append(&dir, &intent(10)).unwrap();
+        let text = String::from_utf8(disk::read_at(&dir, INTENTS).unwrap()).unwrap();
+        assert!(text.lines().count() == 2 && text.lines().all(|line| !line.is_empty()), "{text:?}");
         let add = |text: &[u8]| disk::append_at(&dir, INTENTS).unwrap().write_all(text).unwrap();
         add(b"{\"schema\":1,\"at\":");
         append(&dir, &intent(12)).unwrap();
         add(&vec![b'x'; 3 * PIECE]);
         append(&dir, &intent(14)).unwrap();
         let (first, end) = read_from(&dir, 0).unwrap();
-        assert_eq!(first, [intent(10), intent(12), intent(14)]);
+        assert_eq!(first, [intent(10), intent(10), intent(12), intent(14)]);
         assert_eq!(read_from(&dir, end).unwrap(), (Vec::new(), end));
         disk::open_own_at(&dir, INTENTS).unwrap().set_len(4 << 30).unwrap();
         append(&dir, &intent(12)).unwrap();

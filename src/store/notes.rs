@@ -1,6 +1,6 @@
 //! Adding to `notes.jsonl`: what people say of a run afterwards.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use super::Store;
@@ -23,14 +23,10 @@ impl Store {
 
 /// Notes a change in a run's directory.
 pub(super) fn append(dir: &OwnedFd, entry: &Entry) -> io::Result<()> {
-    // A line that was cut short by a full disk must not take this one with it; readers pass over empty lines.
-    let line = [b"\n", json_line(entry).as_slice()].concat();
+    let line = json_line(entry);
     if line.len() > LINE_LIMIT {
         let why = format!("it is longer than {LINE_LIMIT} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
-    match disk::append_at(dir, NOTES)?.write(&line)? {
-        n if n == line.len() => Ok(()),
-        _ => Err(io::Error::from(io::ErrorKind::StorageFull)),
-    }
+    disk::append_line_at(dir, NOTES, &line)
 }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::{Look, quote, table, words};
 use crate::model::outcome::ExitReason;
 use crate::model::plan::Capture;
-use crate::model::record::{Author, Record, StepStatus};
+use crate::model::record::{Author, EndedBy, Record, StepStatus};
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 
@@ -26,6 +26,8 @@ pub struct Files {
     pub tail: String,
     /// Whether its command was just seen to live: its process id and its start time are the ones in the record.
     pub is_alive: bool,
+    /// Who forced its end, where that is another request than the one that is in the record.
+    pub forced_by: Option<EndedBy>,
 }
 
 /// A run for people.
@@ -34,7 +36,7 @@ pub fn run(record: &Record, look: &Look, files: &Files) -> String {
     let style = if look.colour { table::style(record) } else { Style::new() };
     let mut page = Page { text: format!("{style}{}{style:#}\n\n", verdict(record, look)) };
     page.asked(record);
-    page.ended(record, look);
+    page.ended(record, look, files);
     page.child(record, files.is_alive);
     page.evidence(record);
     page.people(record, look);
@@ -111,7 +113,7 @@ impl Page {
     }
 
     /// When it began, how and when it ended, and who ended it.
-    fn ended(&mut self, record: &Record, look: &Look) {
+    fn ended(&mut self, record: &Record, look: &Look, files: &Files) {
         let both = |at: Timestamp| format!("{} ({})", at, words::ago(at, look).to_lowercase());
         self.line("started", both(record.started_at));
         if let Some(at) = record.completed_at {
@@ -126,6 +128,9 @@ impl Page {
         }
         if let Some(by) = &record.ended_by {
             self.line("ended by", words::ended_by(by));
+        }
+        if let Some(by) = &files.forced_by {
+            self.line("forced by", words::ended_by(by));
         }
         if let Some(error) = &record.error {
             self.said("error", &error.message);

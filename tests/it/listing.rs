@@ -337,6 +337,9 @@ fn the_footer_counts_what_is_over_and_nothing_else() {
     );
     assert_eq!(names(&world, &["-n", "0"]), [""; 0]);
     ask(&world, &["ps", "-q", "--json"]).assert_code(2);
+    end(living);
+}
+
 /// run.json and status.json are two names of one record once a run is over; what ruins one need not ruin both.
 #[test]
 fn what_one_record_file_can_not_say_the_other_does() {

@@ -70,17 +70,45 @@ fn the_first_run_of_the_day_removes_and_says_so() {
 }
 
 #[test]
-fn nobody_is_told_who_asked_for_quiet() {
-    let (world, old, _) = world(RULES);
+fn what_is_removed_is_told_even_where_quiet_was_asked_for() {
+    let (world, old, _) = world(&format!("colour = 1\n{RULES}"));
     let done = run(&world, &["--quiet"]);
     assert_own_work_done(&world, &done);
-    assert_eq!((done.out(), done.err()), (String::new(), String::new()));
+    assert_eq!((done.out(), done.err().lines().count()), (String::new(), 1), "{done:?}");
+    assert!(done.err().starts_with("bookend: removed 1 old run, "), "{done:?}");
     assert!(!old.path.exists());
     due_again(&world);
-    let old = forge::run(&world, 4, days_ago(60));
+    assert_eq!(run(&world, &["--quiet"]).assert_code(7).err(), "", "nothing was removed");
+}
+
+#[test]
+fn what_a_detached_run_removes_is_kept_for_doctor() {
+    let (world, old, _) = world(RULES);
     let done = run(&world, &["-d"]);
     assert!(!done.assert_code(0).err().contains(SAID), "{done:?}");
-    eventually(Duration::from_secs(10), "removal in the background", || (!old.path.exists()).then_some(()));
+    let stamp = || -> Option<Value> {
+        let bytes = fs::read(world.store().join("retention.json")).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(|stamp: &Value| stamp["removed"].is_object())
+    };
+    let removed = eventually(Duration::from_secs(10), "removal in the background", stamp)["removed"].clone();
+    assert!(!old.path.exists());
+    assert_eq!(
+        (&removed["runs"], &removed["rules"], &removed["run_ids"]),
+        (&json!(1), &json!({ "older_than": 1 }), &json!([old.id()])),
+        "{removed}"
+    );
+    assert!(removed["bytes"].as_u64() > Some(0) && removed["at"].is_string(), "{removed}");
+    let told = || world.bookend(["doctor"]).run().out();
+    assert!(told().contains(&format!("(older_than 1): {}\n", old.id())), "{}", told());
+
+    // What the next turn, which removes nothing, leaves in place.
+    let mut again = stamp().expect("a stamp");
+    again["at"] = json!("2020-01-01T00:00:00.000Z");
+    forge::write(&world.store().join("retention.json"), again.to_string().as_bytes());
+    run(&world, &[]).assert_code(7);
+    let after = stamp().expect("a stamp");
+    assert_eq!(after["removed"], removed);
+    assert_ne!(after["at"], again["at"]);
 }
 
 #[test]

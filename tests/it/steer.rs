@@ -327,6 +327,39 @@ fn each_run_is_handled_whatever_happens_to_the_others() {
 }
 
 #[test]
+fn who_forced_an_end_is_told_beside_who_asked_for_it() {
+    let world = World::new();
+    let run = detach_artist(&world, &["--grace", "60s"], &["count-signals", "/dev/null", "term=stay"]);
+    let first = ask(&world, &["kill", "--reason", "too slow", &run.id()]);
+    assert!(first.assert_code(0).err().contains(&format!("stopping run {}", run.id())), "{first:?}");
+    let second = ask(&world, &["kill", "--reason", "no time", &run.id()]);
+    assert!(second.assert_code(0).err().contains(&format!("killing run {} now", run.id())), "{second:?}");
+    assert_eq!(run.wait_sealed(SOON)["ended_by"]["reason"], "too slow");
+    let shown = ask(&world, &["show", &run.id()]).assert_code(0).out();
+    let line =
+        |label: &str| shown.lines().find(|line| line.starts_with(label)).unwrap_or_default().to_owned();
+    assert!(line("ended by").ends_with(": too slow") && line("forced by").ends_with(": no time"), "{shown}");
+    assert!(run.text("kill.jsonl").lines().all(|line| !line.is_empty()));
+
+    let at_once = detach_artist(&world, &[], &["linger", "60"]);
+    let told = ask(&world, &["kill", "--force", "--wait", &at_once.id()]);
+    assert!(told.assert_code(0).err().contains(&format!("killing run {} now", at_once.id())), "{told:?}");
+    assert!(!ask(&world, &["show", &at_once.id()]).out().contains("forced by"), "it is the same request");
+}
+
+#[test]
+fn the_help_of_stop_is_its_own() {
+    let world = World::new();
+    let help = ask(&world, &["stop", "--help"]).assert_code(0).out();
+    assert!(!help.contains("stops nothing") && !help.contains("--wait"), "{help}");
+    let run = detach_artist(&world, &["-l", "team=db"], &["linger", "60"]);
+    ask(&world, &["stop", "--wait", "-f", "label=team=web"]).assert_code(0);
+    assert!(!run.is_sealed());
+    ask(&world, &["kill", "-f", "label=team=db"]).assert_code(0);
+    run.wait_sealed(SOON);
+}
+
+#[test]
 fn all_or_some_of_the_living_are_stopped() {
     let world = World::new();
     let kept = detach_artist(&world, &["-l", "team=web"], &["linger", "60"]);

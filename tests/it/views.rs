@@ -254,6 +254,7 @@ fn show_has_the_verdict_first() {
         names: ["events.jsonl", "harness.log", "run.json"].map(str::to_owned).to_vec(),
         tail: "cc -c main.c\nerror: no such file".to_owned(),
         is_alive: false,
+        forced_by: None,
     };
     let failed = over(
         "failed",
