@@ -108,7 +108,7 @@ Exit code: the command's own; 128 + n when it died of signal n; 124 when a limit
 could not be started.")]
 pub struct RunArgs {
     /// A name for people; need not be unique
-    #[arg(long, value_parser = name)]
+    #[arg(long)]
     pub name: Option<String>,
     /// A label KEY=VALUE, for filters; may be given several times
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -166,7 +166,7 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// A name of a run: one line, and nothing that already means something else.
+/// A name that a run is given afterwards: one line, and nothing that already means something else.
 pub(super) fn name(text: &str) -> Result<String, String> {
     const LONGEST: usize = 200;
     let means_else = matches!(text, "latest" | "." | "..") || RunId::parse(text).is_some();

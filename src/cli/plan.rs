@@ -62,7 +62,7 @@ pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
             env: environment(&args.env)?,
             stdin: stdin(args, around),
         },
-        name: args.name.clone(),
+        name: args.name.clone().filter(|name| !name.is_empty()),
         labels: args.label.iter().cloned().collect(),
         mode: Mode::Command,
         slots: 1,

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use super::args::{CaptureArg, DEFAULT_LOG_MAX, RunArgs, duration, key_value, name, signal, size};
+use super::args::{CaptureArg, DEFAULT_LOG_MAX, RunArgs, duration, key_value, signal, size};
 use crate::model::plan::Durability;
 
 impl Default for RunArgs {
@@ -84,7 +84,7 @@ fn valued(args: &mut RunArgs, flag: &str, value: &OsStr) -> Option<()> {
         field.replace(value).is_none().then_some(())
     }
     match flag {
-        "--name" => once(&mut args.name, name(value.to_str()?).ok()?),
+        "--name" => once(&mut args.name, value.to_str()?.to_owned()),
         "-l" | "--label" => {
             args.label.push(key_value(value.to_str()?).ok()?);
             Some(())

@@ -133,7 +133,10 @@ impl Marks {
                     missing = true;
                     self.skip();
                 }
-                self.fill()?;
+                if self.fill().is_none() {
+                    // A hole up to the end: what comes there has no mark that can be read.
+                    return missing.then_some(Entry::Missing);
+                }
                 continue;
             };
             let line = &rest[..length];

@@ -297,7 +297,7 @@ fn show_has_the_verdict_first() {
       cc -c main.c
       error: no such file
 
-    next: bookend show 07zzzz --json
+    next: bookend logs 07zzzz
     ");
     let killed = over(
         "stopped",
