@@ -398,14 +398,14 @@ fn campaign(count: u64, limit: Duration) {
     let begun = Instant::now();
     let work = |worker: u64| {
         let Some(mut yard) = Yard::open() else { return (0, Vec::new()) };
-        let (mut played, mut wrong) = (0, Vec::new());
+        let (mut played, mut wrong, mut opened) = (0, Vec::new(), Instant::now());
         for number in (0..count).filter(|number| number % 2 == worker) {
             if begun.elapsed() > limit {
                 break;
             }
             // The canary's own end comes after a minute.
-            if played % 40 == 39 {
-                yard = Yard::open().expect("another yard");
+            if opened.elapsed() > Duration::from_secs(35) {
+                (yard, opened) = (Yard::open().expect("another yard"), Instant::now());
             }
             played += 1;
             wrong.extend(yard.play(first.wrapping_add(number)).err());
