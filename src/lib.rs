@@ -10,8 +10,9 @@
 //! Imports go downward only; `tests/it/layers.rs` holds that.
 //!
 //! 1. **Words** ([`model`]): ids, times, plans, ends, records. Values only.
-//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`query`] (which runs are meant), [`retention`] (which
-//!    of them go), [`redact`] (what must not be kept) and [`view`] (records into words).
+//! 2. **Decisions**, pure: [`machine`] (event in, effects out), [`harness`] (how agents are called and what they say),
+//!    [`query`] (which runs are meant), [`retention`] (which of them go), [`redact`] (what must not be kept) and [`view`]
+//!    (records into words).
 //! 3. **Hands**, the only modules that touch the world: [`clock`], [`disk`], [`ledger`] (memory that both bookends
 //!    share), [`signals`], [`terminal`], [`process`] (spawn, wait, signal, pump), [`store`] (run directories),
 //!    [`config`], [`guard`] (sealing, the two bookends' link, reconciling). `failpoint` lets tests make them fail.
@@ -48,6 +49,7 @@ pub mod doctor;
 pub mod engine;
 pub mod failpoint;
 pub mod guard;
+pub mod harness;
 pub mod ledger;
 pub mod machine;
 pub mod model;

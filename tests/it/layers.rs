@@ -8,8 +8,9 @@ use bookend::model::outcome::{CodeRule, ExitReason, REASONS};
 use bookend::model::status::Status;
 
 /// The layer of every top-level module; imports go to the same layer or a lower one, and never in a circle.
-const LAYERS: [(&str, u32); 20] = [
+const LAYERS: [(&str, u32); 21] = [
     ("model", 1),
+    ("harness", 2),
     ("machine", 2),
     ("query", 2),
     ("redact", 2),

@@ -18,6 +18,7 @@ mod fault_sweep;
 mod forge;
 mod golden;
 mod hostile;
+mod harnesses;
 mod kill_sweep;
 mod layers;
 mod listing;
