@@ -2,6 +2,7 @@
 
 pub mod annotate;
 pub mod args;
+pub mod ask;
 pub mod attach;
 pub mod clean;
 pub mod doctor;

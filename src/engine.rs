@@ -11,6 +11,7 @@ pub mod guests;
 pub mod hands;
 pub mod inbox;
 pub mod leftovers;
+pub mod listener;
 pub mod takeover;
 pub mod wishes;
 

@@ -136,6 +136,7 @@ impl RunGuard {
         record.exit = ending.exit.or_else(|| record.exit.take());
         record.ended_by = ending.ended_by;
         record.error = ending.error;
+        record.mismatch = ending.mismatch;
         record.author = Some(self.author);
         record.wrapper_exit_code =
             Some(exit_code(ending.reason, record.exit.as_ref(), record.error.as_ref()));

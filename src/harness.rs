@@ -16,7 +16,7 @@ pub mod opencode;
 pub use call::{Ask, Call, PromptBy};
 pub use custom::Template;
 pub use ear::Ear;
-pub use heard::{Heard, Outcome};
+pub use heard::Heard;
 
 /// Which harness it is, by how it is called and how it speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,21 @@ impl Harness {
             Self::Gemini => gemini::flags_to_hear(argv),
             Self::Opencode => opencode::flags_to_hear(argv),
             Self::Aider | Self::Custom(_) => Vec::new(),
+        }
+    }
+
+    /// Whether a plain command line of this harness already speaks in a form that is understood.
+    #[must_use]
+    pub fn is_heard(&self, argv: &[String]) -> bool {
+        let says = |flag: &str| call::has_flag(argv, &[flag]);
+        let streams = argv.iter().any(|arg| arg.ends_with("stream-json"));
+        match self {
+            Self::Claude | Self::Gemini => streams,
+            Self::Codex => says("--json") || says("--experimental-json"),
+            Self::Opencode => {
+                says("--format") && argv.iter().any(|arg| arg == "json" || arg == "--format=json")
+            }
+            Self::Aider | Self::Custom(_) => false,
         }
     }
 

@@ -3,15 +3,17 @@
 //! [`RunMachine::step`] takes one [`Event`] and the moment it happened, and answers with the [`Effect`]s to
 //! perform, in order. It never looks at the world: a test can drive it through any life a run can have.
 
+pub mod budget;
 pub mod effect;
 pub mod event;
 pub mod slots;
 
+use budget::Standing;
 pub use effect::{Effect, Notice};
-pub use event::{Event, SlotId, StopCause, Supply};
+pub use event::{Event, SlotId, StopCause, Supply, Used};
 use slots::{Ladder, Slot, Stage};
 
-use crate::model::outcome::{Ending, ExitReason};
+use crate::model::outcome::{Ending, ExitReason, Outcome};
 use crate::model::plan::{Limits, Plan};
 use crate::model::record::{Actor, EndedBy, ErrorInfo, Exit};
 use crate::model::status::Status;
@@ -41,6 +43,8 @@ pub mod limit {
     pub const TRIM_FIRST_MS: u64 = 1_000;
     /// The limit for which the first look comes a millisecond later than for the next smaller one.
     pub const TRIM_FIRST_BYTES_PER_MS: u64 = 1 << 20;
+    /// What a harness used is on disk after this long at most.
+    pub const SAVE_USAGE_MS: u64 = 250;
     /// A bookend that is no parent of the command looks this often for what is left of it.
     pub const BLIND_SURVEY_MS: u64 = 100;
     /// Partners that are replaced in one run before it is left with a single bookend.
@@ -156,6 +160,8 @@ impl RunMachine {
             Event::Descendants(slot, alive) => self.on_descendants(slot, alive, now, &mut out),
             Event::ChildrenChanged => self.survey_sweeping(&mut out),
             Event::OutputClosed(slot) => self.on_output_closed(slot, &mut out),
+            Event::Used(slot, used) => self.on_used(slot, used, now, &mut out),
+            Event::Judged(slot, declared) => self.on_judged(slot, declared.as_ref(), &mut out),
             Event::LastOutput(slot, at) => self.on_last_output(slot, at, now, &mut out),
             Event::LogGrew(slot, wait_ms) => {
                 let wait_ms = wait_ms.clamp(limit::TRIM_SOONEST_MS, limit::TRIM_EVERY_MS);
@@ -305,7 +311,44 @@ impl RunMachine {
     fn on_output_closed(&mut self, slot: SlotId, out: &mut Effects) {
         self.slots[slot].output_open = false;
         if self.slots[slot].stage == Stage::Draining {
+            self.judge(slot, out);
+        }
+    }
+
+    /// The slot's output is complete. Where a harness speaks of itself, what it said is heard before the verdict.
+    fn judge(&mut self, slot: SlotId, out: &mut Effects) {
+        if self.plan.harness.is_some() {
+            self.slots[slot].stage = Stage::Judging;
+            out.push(Effect::Judge(slot));
+        } else {
             self.end_task(slot, out);
+        }
+    }
+
+    fn on_judged(&mut self, at: SlotId, declared: Option<&Outcome>, out: &mut Effects) {
+        let slot = &mut self.slots[at];
+        if slot.stage != Stage::Judging {
+            return;
+        }
+        if let Some(harness) = self.plan.harness.as_ref().filter(|harness| !harness.trust_exit_code) {
+            slot.verdict =
+                slot.verdict.take().map(|verdict| verdict.with_declared(declared, harness.declares));
+        }
+        self.end_task(at, out);
+    }
+
+    fn on_used(&mut self, at: SlotId, used: Used, now: Moment, out: &mut Effects) {
+        if self.slots[at].stage != Stage::Running {
+            return;
+        }
+        self.slots[at].save_at.get_or_insert(now.plus_ms(limit::SAVE_USAGE_MS));
+        if self.cause.is_some() {
+            return;
+        }
+        match budget::check(&self.plan.limits, &used, &mut self.slots[at].warned) {
+            Standing::Fine => {}
+            Standing::Near(what) => out.push(Effect::Tell(Notice::NearLimit(what))),
+            Standing::Over(reason, why) => self.stop_by_rule(reason, &why, now, out),
         }
     }
 
@@ -346,7 +389,7 @@ impl RunMachine {
 
     /// Whether every command has ended and none will begin.
     fn is_winding_down(&self) -> bool {
-        let ended = |s: &Slot| matches!(s.stage, Stage::Sweeping | Stage::Draining);
+        let ended = |s: &Slot| matches!(s.stage, Stage::Sweeping | Stage::Draining | Stage::Judging);
         self.slots.iter().any(ended)
             && self.slots.iter().all(|s| ended(s) || s.stage == Stage::Idle)
             && self.exhausted
@@ -409,7 +452,7 @@ impl RunMachine {
                 Stage::Draining => {
                     slot.drain_until = slot.drain_until.min(now.plus_ms(limit::DRAIN_FORCED_MS));
                 }
-                Stage::Idle | Stage::Fetching | Stage::Spawning => {}
+                Stage::Idle | Stage::Fetching | Stage::Spawning | Stage::Judging => {}
             }
         }
     }
@@ -461,9 +504,9 @@ impl RunMachine {
                 }
                 Stage::Draining if self.slots[at].drain_until <= now => {
                     out.push(Effect::CutOutput(at));
-                    self.end_task(at, out);
+                    self.judge(at, out);
                 }
-                Stage::Idle | Stage::Fetching | Stage::Spawning | Stage::Draining => {}
+                Stage::Idle | Stage::Fetching | Stage::Spawning | Stage::Draining | Stage::Judging => {}
             }
         }
     }
@@ -474,6 +517,10 @@ impl RunMachine {
         if slot.trim_at.is_some_and(|due| due <= now) {
             slot.trim_at = None;
             out.push(Effect::TrimLog(at));
+        }
+        if slot.save_at.is_some_and(|due| due <= now) {
+            slot.save_at = None;
+            out.push(Effect::SaveStatus { status: self.status, durable: false });
         }
         if self.cause.is_some() {
             return;
@@ -532,7 +579,7 @@ impl RunMachine {
         slot.stage = Stage::Draining;
         slot.drain_until = now.plus_ms(wait_ms);
         if !slot.output_open {
-            self.end_task(at, out);
+            self.judge(at, out);
         }
     }
 

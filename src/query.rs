@@ -139,7 +139,7 @@ fn status_fits(record: &Record, word: &str) -> bool {
 /// The name of what does a run's task: the agent, or the program of a plain command.
 #[must_use]
 pub fn harness(record: &Record) -> &str {
-    let declared = record.extra.get("harness").and_then(|h| h.get("name")).and_then(|n| n.as_str());
+    let declared = record.harness.as_ref().map(|harness| harness.name.as_str());
     let program = || record.command.argv.first().map_or("", |arg| arg.rsplit('/').next().unwrap_or(arg));
     declared.unwrap_or_else(program)
 }

@@ -101,6 +101,7 @@ pub const DEFAULT_LOG_MAX: u64 = 1 << 30;
   bookend run -- make test
   bookend run --name nightly -l team=db --timeout 2h -- ./nightly.sh
   bookend run --tty -- python3                      an interactive program
+  bookend run --harness claude --max-cost 2 'fix the failing test' -- --permission-mode acceptEdits
   id=$(bookend run -d -- ./serve); bookend logs -f \"$id\"
 
 Exit code: the command's own; 128 + n when it died of signal n; 124 when a limit stopped it;
@@ -161,7 +162,34 @@ pub struct RunArgs {
     /// What an acknowledged run survives: a power cut, or the death of any process
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     pub durability: Durability,
-    /// The command and its arguments
+    /// The agent that does the task: claude, codex, gemini, opencode, aider, or auto
+    #[arg(long, value_name = "NAME")]
+    pub harness: Option<String>,
+    /// The model it is told to use
+    #[arg(long, value_name = "MODEL", requires = "asked")]
+    pub model: Option<String>,
+    /// Instructions that are added to its own: a text, or a file of it
+    #[arg(long, value_name = "FILE|TEXT", requires = "asked")]
+    pub system: Option<String>,
+    /// What it is asked: a text, @FILE, or - for standard input
+    #[arg(long, visible_alias = "direct", value_name = "TEXT|@FILE|-", group = "asked")]
+    pub prompt: Option<String>,
+    /// Let its exit code alone say how it went, not its own words
+    #[arg(long, requires = "harness")]
+    pub trust_exit_code: bool,
+    /// Stop it when it has cost this many US dollars
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
+    pub max_cost: Option<u64>,
+    /// Stop it when it has used this many tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_tokens: Option<u64>,
+    /// Stop it when its model has had this many turns
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_turns: Option<u64>,
+    /// The same as --prompt
+    #[arg(value_name = "PROMPT", group = "asked")]
+    pub words: Option<String>,
+    /// The command and its arguments; with a prompt, more arguments for the harness
     #[arg(last = true, value_name = "COMMAND", value_parser = clap::builder::OsStringValueParser::new())]
     pub command: Vec<OsString>,
 }
@@ -214,6 +242,17 @@ pub(super) fn when(text: &str) -> Result<When, String> {
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let parsed = text.parse::<bytesize::ByteSize>().map(|s| s.as_u64());
     parsed.map_err(|e| format!("{e}; write e.g. 500KiB, 64MiB, 1GiB"))
+}
+
+/// US dollars, as millionths.
+pub(super) fn dollars(text: &str) -> Result<u64, String> {
+    let amount: f64 =
+        text.trim().trim_start_matches('$').parse().map_err(|_| "write e.g. 2.50".to_owned())?;
+    if amount.is_finite() && amount > 0.0 && amount < 1e9 {
+        Ok((amount * 1e6).round() as u64)
+    } else {
+        Err("write an amount above zero, e.g. 2.50".to_owned())
+    }
 }
 
 pub(super) fn signal(text: &str) -> Result<i32, String> {

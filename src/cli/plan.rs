@@ -7,13 +7,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{CaptureArg, RunArgs};
+use super::ask::Asked;
 use super::error::{Failure, USAGE};
+use crate::harness::PromptBy;
 use crate::model::plan::{Capture, CommandSpec, Limits, Mode, Plan, Stdin};
 
 /// Time between the stop signal and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 /// The same under CI, where a cancelled job has ten seconds in all.
 const GRACE_IN_CI: Duration = Duration::from_secs(5);
+/// A harness may say the same error, or do nothing, this often in a row.
+const MAX_REPEATS: u32 = 20;
 /// The log keeps at least this much.
 const LEAST_LOG: u64 = 64 * 1024;
 
@@ -35,7 +39,7 @@ pub struct Surroundings {
 /// # Errors
 /// What is missing or contradictory, as a usage failure.
 pub fn check(args: &RunArgs) -> Result<(), Failure> {
-    if args.command.is_empty() {
+    if args.command.is_empty() && !super::ask::has_prompt(args) {
         return Err(Failure::new(
             USAGE,
             "nothing to run: no command was given",
@@ -52,21 +56,30 @@ pub fn check(args: &RunArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What is wrong with the arguments, as a usage failure.
-pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
+pub fn plan(args: &RunArgs, asked: Option<&Asked>, around: Surroundings) -> Result<Plan, Failure> {
     let default_grace = if around.ci { GRACE_IN_CI } else { GRACE };
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Ok(Plan {
         command: CommandSpec {
-            argv: args.command.clone(),
+            argv: argv(args, asked),
             cwd: directory(args)?,
             env: environment(&args.env)?,
-            stdin: stdin(args, around),
+            stdin: stdin(args, asked, around),
         },
         name: args.name.clone().filter(|name| !name.is_empty()),
         labels: args.label.iter().cloned().collect(),
-        mode: Mode::Command,
+        mode: if super::ask::has_prompt(args) { Mode::Prompt } else { Mode::Command },
+        harness: asked.map(|asked| asked.plan.clone()),
+        prompt: asked.and_then(|asked| asked.prompt.clone()),
         slots: 1,
-        limits: Limits { timeout_ms: args.timeout.map(ms), idle_timeout_ms: args.idle_timeout.map(ms) },
+        limits: Limits {
+            timeout_ms: args.timeout.map(ms),
+            idle_timeout_ms: args.idle_timeout.map(ms),
+            max_cost_micro_usd: args.max_cost,
+            max_tokens: args.max_tokens,
+            max_turns: args.max_turns,
+            max_repeats: asked.map(|_| MAX_REPEATS),
+        },
         grace_ms: ms(args.grace.unwrap_or(default_grace)),
         stop_signal: args.stop_signal,
         capture: capture(args, around),
@@ -80,7 +93,8 @@ pub fn plan(args: &RunArgs, around: Surroundings) -> Result<Plan, Failure> {
 /// Whether somebody needs to know the command's two streams apart. Where nobody does they are one, in exact order.
 fn wanted_apart(args: &RunArgs, around: Surroundings) -> bool {
     let shown_apart = !(args.quiet || args.detach || args.json || around.one_output);
-    args.capture == CaptureArg::Pipe || shown_apart
+    // What a harness says of itself is on its standard output alone.
+    args.capture == CaptureArg::Pipe || shown_apart || args.harness.is_some() || super::ask::has_prompt(args)
 }
 
 /// The log is handed to the command only where nobody watches and nothing is said against it. A command that opens
@@ -91,14 +105,29 @@ fn capture(args: &RunArgs, around: Surroundings) -> Capture {
         _ if args.tty => Capture::Tty,
         CaptureArg::Pipe => Capture::Pipe,
         CaptureArg::File => Capture::File,
-        CaptureArg::Auto if args.quiet && !around.tight_disk => Capture::File,
+        CaptureArg::Auto if !wanted_apart(args, around) && args.quiet && !around.tight_disk => Capture::File,
         CaptureArg::Auto => Capture::Pipe,
     }
 }
 
-fn stdin(args: &RunArgs, around: Surroundings) -> Stdin {
+/// The command line: the user's own, with what it lacks to be understood, or the harness's for what it is asked.
+fn argv(args: &RunArgs, asked: Option<&Asked>) -> Vec<OsString> {
+    let Some(asked) = asked else { return args.command.clone() };
+    if let Some(call) = &asked.call {
+        return call.argv.iter().map(OsString::from).collect();
+    }
+    // They come before a `--` of the command's own, where they would be words and no flags.
+    let at = args.command.iter().position(|arg| arg == "--").unwrap_or(args.command.len());
+    let (flags, words) = args.command.split_at(at);
+    let added = asked.added.iter().map(OsString::from);
+    flags.iter().cloned().chain(added).chain(words.iter().cloned()).collect()
+}
+
+fn stdin(args: &RunArgs, asked: Option<&Asked>, around: Surroundings) -> Stdin {
     if args.tty {
         Stdin::Tty
+    } else if let Some(call) = asked.and_then(|asked| asked.call.as_ref()) {
+        if call.prompt_by == PromptBy::Stdin { Stdin::Prompt } else { Stdin::Null }
     } else if args.stdin || (around.keyboard && !args.detach) {
         Stdin::Inherit
     } else {

@@ -32,6 +32,15 @@ impl Default for RunArgs {
             log_max: DEFAULT_LOG_MAX,
             capture: CaptureArg::Auto,
             durability: Durability::Full,
+            harness: None,
+            model: None,
+            system: None,
+            prompt: None,
+            trust_exit_code: false,
+            max_cost: None,
+            max_tokens: None,
+            max_turns: None,
+            words: None,
             command: Vec::new(),
         }
     }

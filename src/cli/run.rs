@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 
 use super::args::RunArgs;
+use super::ask;
 use super::error::{Failure, INTERNAL};
 use super::plan::{Surroundings, check, plan};
 use super::retain::Voice;
@@ -38,8 +39,14 @@ pub fn run(args: RunArgs, argv: &[OsString]) -> Result<Done, Failure> {
     let store = Store::open_or_create().map_err(|e| no_run(&args.command, Failure::from(e)))?;
     let terminal = Terminal::of_stdin();
     let around = look_around(&store, terminal.as_ref());
-    let plan = plan(&args, around).inspect_err(|failure| note_attempt(argv, &failure.message))?;
-    let prepared = begin::prepare(&store, plan.clone(), signals, terminal, umask);
+    let asked = ask::asked(&args).inspect_err(|failure| note_attempt(argv, &failure.message))?;
+    if let Some(asked) = asked.as_ref().filter(|asked| !asked.added.is_empty() && !args.quiet) {
+        tell(&format!("bookend: added {}, so that {} is understood", asked.added.join(" "), asked.plan.name));
+    }
+    let plan =
+        plan(&args, asked.as_ref(), around).inspect_err(|failure| note_attempt(argv, &failure.message))?;
+    let prepared =
+        begin::prepare(&store, plan.clone(), asked.map(|asked| asked.harness), signals, terminal, umask);
     let mut prepared = prepared.map_err(|e| no_run(&args.command, explain(e)))?;
     prepared.announce(!args.quiet || args.print_id || args.id_file.is_some() || args.detach);
     if plan.detach { detached(args, prepared, &store) } else { attached(args, &plan, prepared, &store) }

@@ -17,10 +17,12 @@ use super::front::{Finished, Presence};
 use super::guests::Guests;
 use super::hands::{Ends, Hands, settle_in};
 use super::leftovers::Leftovers;
+use super::listener::Listener;
 use crate::clock;
 use crate::failpoint;
 use crate::guard::RunGuard;
 use crate::guard::partner::{self, Link, Message, Side};
+use crate::harness::Harness;
 use crate::ledger::Ledger;
 use crate::machine::{Event, RunMachine};
 use crate::model::id::RunId;
@@ -35,6 +37,7 @@ use crate::process::pump::{self, Pump};
 use crate::redact;
 use crate::signals::Signals;
 use crate::store::door;
+use crate::store::log::Log;
 use crate::store::run_dir::{INDEX, LOG, PROMPT, RunDir, RunDirError};
 use crate::store::{RUNS, Store, StoreError};
 use crate::terminal::Terminal;
@@ -126,7 +129,8 @@ impl Prepared {
 /// [`BeginError`]; nothing is left behind then.
 pub fn prepare(
     store: &Store,
-    plan: Plan,
+    mut plan: Plan,
+    harness: Option<Harness>,
     signals: Signals,
     terminal: Option<Terminal>,
     umask: u32,
@@ -136,11 +140,16 @@ pub fn prepare(
     let (ends, sources, pty) = wire(&plan, terminal.as_ref())?;
     let dir = create(store, &plan, now)?;
     let (log, index) = (Rc::clone(&dir.log), dir.index.clone());
+    let path = store.path.join(RUNS).join(dir.id.as_str());
+    for arg in plan.command.argv.iter_mut().filter(|arg| plan.prompt.is_some() && **arg == "{prompt_file}") {
+        *arg = path.join(PROMPT).into_os_string();
+    }
     let mut record = describe(&plan, &dir, store.uid, now);
     let guests = open_door(&plan, &dir, &mut record);
     let limit = plan.log_max_bytes;
     let marks = index.map(|index| Marks::new(index, ledger, started, limit));
     let pump = Pump::new(sources, log, marks, ledger, plan.capture == Capture::Pipe, limit);
+    let listener = harness.and_then(|harness| listener(&dir, &record, harness));
     let hands = Hands {
         guard: RunGuard::new(dir, record, ledger, started),
         plan,
@@ -161,9 +170,9 @@ pub fn prepare(
         leftovers: Leftovers::default(),
         childless: false,
         announces: true,
+        listener,
         guests,
     };
-    let path = store.path.join(RUNS).join(hands.guard.dir.id.as_str());
     Ok(Prepared { hands, terminal, pty, path })
 }
 
@@ -176,6 +185,12 @@ fn open_door(plan: &Plan, dir: &RunDir, record: &mut Record) -> Option<Guests> {
         record.degraded.push(format!("nobody can attach to it: making a socket in its directory: {e}"));
     });
     door.ok().map(Guests::behind)
+}
+
+/// An ear at the run's log, for a run of a harness.
+fn listener(dir: &RunDir, record: &Record, harness: Harness) -> Option<Listener> {
+    let program = record.command.argv.first().cloned().unwrap_or_default();
+    Some(Listener::new(Log::open(dir.dir(), Some(record)).ok()?, harness, program))
 }
 
 /// What a command's output goes through: its ends, ours, and one to type on.
@@ -283,6 +298,8 @@ fn describe(plan: &Plan, dir: &RunDir, uid: u32, now: Timestamp) -> Record {
         log,
         resources: None,
         usage: None,
+        harness: None,
+        mismatch: None,
         reconciled: None,
         degraded: Vec::new(),
         updated_at: None,
@@ -451,10 +468,19 @@ fn publish(hands: &mut Hands) -> std::io::Result<()> {
 
 /// Writes what was asked, in place of what a bookend that died may have begun.
 pub(super) fn write_prompt(hands: &mut Hands) -> std::io::Result<()> {
-    let prompt = prompt(&hands.guard.record);
+    let prompt = match &hands.plan.prompt {
+        Some(asked) => asked.clone().unwrap_or_default(),
+        None => prompt(&hands.guard.record),
+    };
+    let sha256 = hands.plan.prompt.is_some().then(|| sha256(prompt.as_bytes()));
     hands.guard.record.prompt =
-        Some(PromptInfo { path: PROMPT.to_owned(), bytes: prompt.len() as u64, sha256: None });
+        Some(PromptInfo { path: PROMPT.to_owned(), bytes: prompt.len() as u64, sha256 });
     hands.guard.dir.write_over(PROMPT, prompt.as_bytes(), true)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    format!("{:x}", sha2::Sha256::digest(bytes))
 }
 
 /// What was asked, for a plain command: there was no prompt.

@@ -12,6 +12,7 @@ use super::backlog::Backlog;
 use super::front::Finished;
 use super::guests::Guests;
 use super::leftovers::Leftovers;
+use super::listener::Listener;
 use crate::clock;
 use crate::failpoint;
 use crate::guard::RunGuard;
@@ -30,6 +31,7 @@ use crate::process::spawn::{Prepared, SpawnError, Wiring};
 use crate::process::{pty, tree, wait};
 use crate::signals::Signals;
 use crate::store::door;
+use crate::store::run_dir::{PROMPT, RESPONSE};
 use crate::view::words;
 
 /// Turns of the pump for a stream that is about to be cut: more than a pipe holds.
@@ -101,6 +103,8 @@ pub struct Hands {
     pub childless: bool,
     /// Whether the front wants to know that the run is on disk.
     pub announces: bool,
+    /// An ear at the log, where a harness speaks of itself.
+    pub listener: Option<Listener>,
     /// Who may type from outside, where the command has a terminal of its own.
     pub guests: Option<Guests>,
 }
@@ -124,6 +128,7 @@ impl Hands {
             Effect::TrimLog(_) => self.trim(),
             Effect::CutOutput(_) => self.cut_output(),
             Effect::EndTask(_, _) => self.reap_command(),
+            Effect::Judge(slot) => self.judge(slot),
             Effect::ReplacePartner => self.replace_partner(),
             Effect::Seal(_) => {}
         }
@@ -131,14 +136,14 @@ impl Hands {
 
     /// Looks at the world before the start; every finding is in the record.
     fn preflight(&mut self) {
-        let cwd = &self.plan.command.cwd;
-        let step = check_directory(cwd);
-        let failed = (step.status == StepStatus::Fail).then(|| ErrorInfo {
-            message: step.detail.clone().unwrap_or_default(),
-            detail: step.hint.clone(),
-            ..ErrorInfo::default()
-        });
-        if step.status != StepStatus::Pass {
+        let steps =
+            [Some(check_directory(&self.plan.command.cwd)), self.plan.prompt.as_ref().map(check_prompt)];
+        let mut failed = None;
+        for step in steps.into_iter().flatten().filter(|step| step.status != StepStatus::Pass) {
+            if failed.is_none() && step.status == StepStatus::Fail {
+                let message = step.detail.clone().unwrap_or_default();
+                failed = Some(ErrorInfo { message, detail: step.hint.clone(), ..ErrorInfo::default() });
+            }
             self.guard.event("preflight", &json!({ "check": step }));
             self.guard.record.preflight.push(step);
         }
@@ -187,11 +192,16 @@ impl Hands {
         let marks = [(tree::MARK, id.as_str())];
         let prepared = Prepared::new(&self.plan.command, inherited(), &marks)?;
         let null = open_null()?;
+        let prompt = self.open_prompt()?;
         let ends = self.ends.take().unwrap_or(Ends::Log);
         let stdin = std::io::stdin();
         let log = self.pump.log().as_fd();
         let own_input = self.guard.record.command.stdin == Stdin::Inherit;
-        let input = if own_input { stdin.as_fd() } else { null.as_fd() };
+        let input = match &prompt {
+            Some(prompt) => prompt.as_fd(),
+            None if own_input => stdin.as_fd(),
+            None => null.as_fd(),
+        };
         let [stdin, stdout, stderr] = match &ends {
             Ends::Log => [input, log, log],
             Ends::Pipes(out, err) => [input, out.as_fd(), err.as_fd()],
@@ -209,6 +219,53 @@ impl Hands {
             pid: &self.guard.ledger.command_pid,
             umask: self.umask,
         })
+    }
+
+    /// The run's prompt.md, where the command reads it as its standard input.
+    fn open_prompt(&self) -> Result<Option<std::fs::File>, SpawnError> {
+        if self.plan.command.stdin != Stdin::Prompt {
+            return Ok(None);
+        }
+        crate::disk::open_at(self.guard.dir.dir(), PROMPT).map(Some).map_err(|e| SpawnError {
+            doing: format!("opening {PROMPT}"),
+            errno: nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)),
+        })
+    }
+
+    /// Hears what the harness said since the last time, and holds what it used against the limits.
+    pub fn listen(&mut self, slot: SlotId) {
+        let (Some(listener), Some(plan)) = (&mut self.listener, &self.plan.harness) else { return };
+        if listener.listen() {
+            listener.note(plan, &mut self.guard.record, false);
+            self.queue.push_back(Event::Used(slot, listener.used()));
+        }
+    }
+
+    /// Hears the harness's last word.
+    fn judge(&mut self, slot: SlotId) {
+        let mut declared = None;
+        if let (Some(listener), Some(plan)) = (&mut self.listener, &self.plan.harness) {
+            listener.finish();
+            listener.note(plan, &mut self.guard.record, true);
+            declared = listener.heard().declared.as_ref().map(|(outcome, _)| outcome.clone());
+            self.guard.event("declared", &json!({ "harness": self.guard.record.harness }));
+        }
+        self.keep_answer();
+        self.queue.push_back(Event::Judged(slot, declared));
+    }
+
+    /// Writes the harness's final answer into a file of its own; the record does not depend on it.
+    fn keep_answer(&mut self) {
+        let answer = self.listener.as_ref().and_then(|listener| listener.heard().answer.clone());
+        let Some(answer) = answer.filter(|answer| !answer.is_empty()) else { return };
+        match self.guard.dir.write_over(RESPONSE, answer.as_bytes(), false) {
+            Ok(()) => {
+                if let Some(harness) = &mut self.guard.record.harness {
+                    harness.response = Some(RESPONSE.to_owned());
+                }
+            }
+            Err(e) => self.guard.degrade(format!("{RESPONSE} could not be written: {e}")),
+        }
     }
 
     fn save(&mut self, status: Status, durable: bool) {
@@ -236,6 +293,10 @@ impl Hands {
                 let grace = words::duration(std::time::Duration::from_millis(*grace_ms));
                 let why = words::ended_by(&cause.by);
                 format!("bookend: stopping ({why}): {grace} to end, a second signal kills it now")
+            }
+            Notice::NearLimit(what) => {
+                self.guard.event("near_limit", &json!({ "what": what }));
+                format!("bookend: warning: {what}")
             }
             Notice::Killing => {
                 self.guard.ledger.forced.store(true, Ordering::SeqCst);
@@ -426,6 +487,18 @@ fn check_directory(cwd: &Path) -> Step {
     step.detail = Some(format!("entering directory {}: {problem}", cwd.display()));
     step.hint = Some("give an existing directory with -C".to_owned());
     step
+}
+
+/// Whether there is something to ask.
+fn check_prompt(prompt: &Result<String, String>) -> Step {
+    let why = prompt.as_ref().err();
+    Step {
+        id: "prompt".to_owned(),
+        status: if why.is_some() { StepStatus::Fail } else { StepStatus::Pass },
+        detail: why.map(|why| format!("the prompt: {why}")),
+        hint: why.map(|_| "give a text, @FILE, or - for standard input".to_owned()),
+        duration_seconds: None,
+    }
 }
 
 /// The environment the command starts from: bookend's own, without what is meant for bookend alone.

@@ -100,6 +100,7 @@ impl Hands {
                 if let Some(watch) = &self.watch {
                     let _ = watch.read_events();
                 }
+                self.listen(SLOT);
                 self.queue.push_back(Event::LogGrew(SLOT, self.trim_wait_ms()));
             }
         }
@@ -226,6 +227,7 @@ impl Hands {
             backlog.add(link, stream, log_bytes.load(Ordering::SeqCst), bytes);
         };
         let turn = self.pump.turn(stream, now, &mut spill);
+        self.listen(SLOT);
         if turn == Turn::Closed && !self.pump.is_open() {
             self.queue.push_back(Event::OutputClosed(SLOT));
         }

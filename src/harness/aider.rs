@@ -3,7 +3,8 @@
 //! It exits 0 even where its key was refused, so lines that name an error of the model's API are taken for its word.
 
 use super::call::{Ask, Call, PromptBy, option};
-use super::heard::{Heard, Outcome};
+use super::heard::Heard;
+use crate::model::outcome::Outcome;
 
 /// Called with the prompt in a file, and with everything off that waits for a person or the network.
 #[must_use]

@@ -6,7 +6,8 @@
 use serde_json::Value;
 
 use super::call::{Ask, Call, PromptBy, has_flag, option};
-use super::heard::{Heard, Outcome};
+use super::heard::Heard;
+use crate::model::outcome::Outcome;
 
 /// Called with the prompt on standard input: a command line has an end.
 #[must_use]

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::call::{Ask, Call, PromptBy};
-use super::heard::{Heard, Outcome};
+use super::heard::Heard;
+use crate::model::outcome::Outcome;
 
 /// Stands for the prompt in a template, and for the file that holds it.
 const PROMPT: &str = "{prompt}";

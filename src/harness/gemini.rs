@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 use super::call::{Ask, Call, PromptBy, has_flag, option};
-use super::heard::{Heard, Outcome};
+use super::heard::Heard;
+use crate::model::outcome::Outcome;
 
 /// Called with the prompt on the command line: what is on standard input would be added to it.
 #[must_use]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::model::outcome::Outcome;
 use crate::model::usage::Usage;
 
 /// An answer is kept up to this many bytes.
@@ -10,15 +11,6 @@ pub const ANSWER_BYTES: usize = 1 << 20;
 pub const EVENT_BYTES: usize = 64 << 10;
 /// Messages whose usage was counted already are remembered up to this many.
 const MESSAGES: usize = 64;
-
-/// How a harness says that it went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As asked.
-    Success,
-    /// Not so, and why.
-    Error(String),
-}
 
 /// The sum of all lines so far.
 #[derive(Clone, Debug, Default, PartialEq)]

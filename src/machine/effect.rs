@@ -16,6 +16,8 @@ pub enum Notice {
     },
     /// The command is being killed now.
     Killing,
+    /// A limit is near: which, and how near.
+    NearLimit(String),
     /// The command ended and left processes behind, which are given a moment.
     Leftovers(usize),
 }
@@ -29,6 +31,8 @@ pub enum Effect {
     FetchTask(SlotId),
     /// Start the slot's command.
     Spawn(SlotId),
+    /// Find out what the slot's harness said of itself, now that its output is complete.
+    Judge(SlotId),
     /// Replace status.json; `durable` before anything else happens.
     SaveStatus {
         /// The status it says.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::outcome::ExitReason;
+use crate::model::outcome::{ExitReason, Outcome};
 use crate::model::record::{EndedBy, ErrorInfo, Exit};
 use crate::model::time::Moment;
 
@@ -18,6 +18,21 @@ pub enum Supply {
     Last,
     /// Nothing more.
     Nothing,
+}
+
+/// What a harness used so far, as far as it says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Millionths of a US dollar.
+    pub cost_micro_usd: Option<u64>,
+    /// Tokens read and written.
+    pub tokens: Option<u64>,
+    /// Turns of the model.
+    pub turns: Option<u64>,
+    /// How often in a row it spoke of the same error.
+    pub same_error: u32,
+    /// Steps in a row that used and did nothing.
+    pub empty_steps: u32,
 }
 
 /// Why everything should stop, and on whose word.
@@ -77,6 +92,10 @@ pub enum Event {
     ChildrenChanged,
     /// Every writer of the slot's output is gone.
     OutputClosed(SlotId),
+    /// What the slot's harness used so far.
+    Used(SlotId, Used),
+    /// Answer to [`Effect::Judge`](super::Effect::Judge): what the harness said of itself.
+    Judged(SlotId, Option<Outcome>),
     /// Answer to [`Effect::ProbeOutput`](super::Effect::ProbeOutput): when output was last seen.
     LastOutput(SlotId, Moment),
     /// The log grew, for the first time since it was last trimmed; it should be looked at in so many milliseconds.

@@ -20,6 +20,8 @@ pub enum Stage {
     Sweeping,
     /// No process is left; its output may still be held open.
     Draining,
+    /// Its output is complete; what the harness said of itself is asked for.
+    Judging,
 }
 
 /// How far the slot's processes have been asked to end.
@@ -57,6 +59,10 @@ pub struct Slot {
     pub drain_until: Moment,
     /// When its log wants trimming.
     pub trim_at: Option<Moment>,
+    /// When what it used is to be saved.
+    pub save_at: Option<Moment>,
+    /// Which limits it was warned of.
+    pub warned: u8,
     /// The verdict on its task, once the command is gone.
     pub verdict: Option<Ending>,
 }
@@ -99,12 +105,10 @@ impl Slot {
     pub fn deadline(&self, timeout_ms: Option<u64>, idle_ms: Option<u64>, blind: bool) -> Option<Moment> {
         let sweep = (blind && self.stage == Stage::Sweeping).then_some(self.drain_until);
         match self.stage {
-            Stage::Idle | Stage::Fetching | Stage::Spawning => None,
+            Stage::Idle | Stage::Fetching | Stage::Spawning | Stage::Judging => None,
             Stage::Running => {
-                [self.timeout_at(timeout_ms), self.idle_at(idle_ms), self.ladder_at(), self.trim_at]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let limits = [self.timeout_at(timeout_ms), self.idle_at(idle_ms)];
+                [self.ladder_at(), self.trim_at, self.save_at].into_iter().chain(limits).flatten().min()
             }
             Stage::Sweeping => [self.ladder_at(), sweep].into_iter().flatten().min(),
             Stage::Draining => Some(self.drain_until),

@@ -135,6 +135,15 @@ impl ExitReason {
     }
 }
 
+/// How a harness itself says that it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As asked.
+    Success,
+    /// Not so, and why.
+    Error(String),
+}
+
 /// The end of a run, as the machine decided it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
@@ -150,6 +159,8 @@ pub struct Ending {
     pub ended_by: Option<EndedBy>,
     /// What went wrong, for a failure of bookend's or of the start.
     pub error: Option<ErrorInfo>,
+    /// Where what the process did and what the harness declared say different things: how.
+    pub mismatch: Option<String>,
 }
 
 impl Ending {
@@ -158,13 +169,53 @@ impl Ending {
     pub fn of_exit(exit: Exit) -> Self {
         let reason = if exit.signal.is_some() { ExitReason::Signaled } else { ExitReason::Exited };
         let status = if exit.code == Some(0) { Status::Completed } else { Status::Failed };
-        Self { status, reason, forced: false, exit: Some(exit), ended_by: None, error: None }
+        Self { status, exit: Some(exit), ..Self::of_reason(reason) }
     }
 
     /// An end for `reason`, with nothing known of the command.
     #[must_use]
     pub fn of_reason(reason: ExitReason) -> Self {
-        Self { status: reason.row().status, reason, forced: false, exit: None, ended_by: None, error: None }
+        let status = reason.row().status;
+        Self { status, reason, forced: false, exit: None, ended_by: None, error: None, mismatch: None }
+    }
+
+    /// The same end in the light of what the harness declared: its word counts where its process ended by itself.
+    /// `expected` says whether it should have declared something.
+    #[must_use]
+    pub fn with_declared(self, declared: Option<&Outcome>, expected: bool) -> Self {
+        let code =
+            self.exit.as_ref().and_then(|exit| exit.code).filter(|_| self.reason == ExitReason::Exited);
+        let Some(code) = code else { return self.contradicted_by(declared) };
+        match (code, declared) {
+            (0, Some(Outcome::Error(why))) => {
+                let error = ErrorInfo { message: why.clone(), ..ErrorInfo::default() };
+                let mismatch = Some("it exited with code 0 and declared an error".to_owned());
+                Self {
+                    exit: self.exit,
+                    error: Some(error),
+                    mismatch,
+                    ..Self::of_reason(ExitReason::HarnessError)
+                }
+            }
+            (0, None) if expected => Self { exit: self.exit, ..Self::of_reason(ExitReason::NoResult) },
+            (0, _) => self,
+            (_, Some(Outcome::Success)) => {
+                let mismatch = Some(format!("it exited with code {code} and declared success"));
+                Self { status: Status::Completed, mismatch, ..self }
+            }
+            (_, Some(Outcome::Error(why))) => {
+                let error = ErrorInfo { message: why.clone(), ..ErrorInfo::default() };
+                Self { error: Some(error), ..self }
+            }
+            (_, None) => self,
+        }
+    }
+
+    /// An end that what the harness declared does not change, with a word where the two differ.
+    fn contradicted_by(self, declared: Option<&Outcome>) -> Self {
+        let differs = declared == Some(&Outcome::Success) && self.status != Status::Completed;
+        let mismatch = differs.then(|| format!("it declared success, and the run is {}", self.status.word()));
+        Self { mismatch, ..self }
     }
 }
 
@@ -197,6 +248,29 @@ mod tests {
             assert!(row.status.is_terminal() || row.reason == ExitReason::Unknown);
         }
         assert_eq!(serde_json::from_str::<ExitReason>("\"eaten_by_a_grue\"").unwrap(), ExitReason::Unknown);
+    }
+
+    #[test]
+    fn the_word_of_a_harness_counts_where_it_ended_by_itself() {
+        let error = Outcome::Error("no key".to_owned());
+        let exited = |code| Ending::of_exit(Exit { code: Some(code), ..Exit::default() });
+        let judged = |ending: Ending, declared: Option<&Outcome>, expected| {
+            let ending = ending.with_declared(declared, expected);
+            (ending.status, ending.reason, ending.mismatch.is_some())
+        };
+        let success = Some(&Outcome::Success);
+        assert_eq!(judged(exited(0), success, true), (Status::Completed, ExitReason::Exited, false));
+        assert_eq!(judged(exited(0), None, false), (Status::Completed, ExitReason::Exited, false));
+        assert_eq!(judged(exited(0), None, true), (Status::Failed, ExitReason::NoResult, false));
+        assert_eq!(judged(exited(0), Some(&error), true), (Status::Failed, ExitReason::HarnessError, true));
+        assert_eq!(judged(exited(145), Some(&error), true), (Status::Failed, ExitReason::Exited, false));
+        assert_eq!(judged(exited(1), success, true), (Status::Completed, ExitReason::Exited, true));
+        assert_eq!(judged(exited(1), None, true), (Status::Failed, ExitReason::Exited, false));
+        let stopped = || Ending { exit: exited(0).exit, ..Ending::of_reason(ExitReason::TimedOut) };
+        assert_eq!(judged(stopped(), success, true), (Status::Stopped, ExitReason::TimedOut, true));
+        assert_eq!(judged(stopped(), Some(&error), true), (Status::Stopped, ExitReason::TimedOut, false));
+        let died = Ending::of_exit(Exit { signal: Some(9), ..Exit::default() });
+        assert_eq!(judged(died, success, true), (Status::Failed, ExitReason::Signaled, true));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Mode {
     /// One plain command.
     #[default]
     Command,
+    /// One prompt for a harness.
+    Prompt,
     /// A mode of a later version.
     #[serde(other)]
     Unknown,
@@ -25,6 +27,7 @@ impl Mode {
     pub fn word(self) -> &'static str {
         match self {
             Self::Command => "command",
+            Self::Prompt => "prompt",
             Self::Unknown => "unknown",
         }
     }
@@ -52,6 +55,8 @@ pub enum Stdin {
     Null,
     /// What bookend itself was given.
     Inherit,
+    /// The run's prompt.md.
+    Prompt,
     /// The pseudo-terminal of `--tty`.
     Tty,
 }
@@ -90,6 +95,36 @@ pub struct Limits {
     /// Time without any output, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout_ms: Option<u64>,
+    /// Cost, in millionths of a US dollar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost_micro_usd: Option<u64>,
+    /// Tokens read and written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    /// Turns of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u64>,
+    /// How often in a row the same error, or a step that uses and does nothing, is put up with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_repeats: Option<u32>,
+}
+
+/// The harness that does the task, where it is more than a plain command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct HarnessPlan {
+    /// Its name: one that bookend knows, or one of the configuration.
+    pub name: String,
+    /// The model it was told to use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The session that was chosen beforehand, or is gone on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// Whether its output should end with a word on how it went.
+    pub declares: bool,
+    /// Whether its exit code alone decides.
+    pub trust_exit_code: bool,
 }
 
 /// All that is decided before a run begins.
@@ -110,6 +145,12 @@ pub struct Plan {
     pub mode: Mode,
     /// Tasks that may run at the same time.
     pub slots: usize,
+    /// The harness, where it is more than a plain command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub harness: Option<HarnessPlan>,
+    /// What is asked of it, or why nothing can be.
+    #[serde(skip)]
+    pub prompt: Option<Result<String, String>>,
     /// Limits.
     #[serde(flatten)]
     pub limits: Limits,

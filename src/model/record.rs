@@ -338,6 +338,48 @@ pub struct Resources {
     pub max_rss_bytes: u64,
 }
 
+/// A harness, and what it said of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct HarnessInfo {
+    /// Its name.
+    pub name: String,
+    /// Its version, where it says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The model it says it uses, or was told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Its session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// A command line that goes on with that session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
+    /// How it says that it went; absent where it said nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub declared: Option<DeclaredInfo>,
+    /// Its final answer's file, relative to the run directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<String>,
+    /// Lines of its output that were not understood.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub not_understood: u64,
+}
+
+/// How a harness says that it went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DeclaredInfo {
+    /// `success` or `error`.
+    pub outcome: String,
+    /// Why, for an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The line that said so, as it came.
+    pub event: String,
+}
+
 /// That and how a reader sealed a run whose bookends were both gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reconciled {
@@ -398,6 +440,9 @@ pub struct Record {
     /// Exit code of `bookend run` and `bookend wait`; absent while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrapper_exit_code: Option<u8>,
+    /// Where what the process did and what the harness declared say different things: how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<String>,
     /// Who stopped it, for a stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<EndedBy>,
@@ -456,6 +501,9 @@ pub struct Record {
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// The harness and what it said of itself, where it is more than a plain command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harness: Option<HarnessInfo>,
     /// What it used of models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,

@@ -30,6 +30,8 @@ pub const INDEX: &str = "harness.idx";
 pub const EVENTS: &str = "events.jsonl";
 /// What was asked.
 pub const PROMPT: &str = "prompt.md";
+/// The harness's final answer.
+pub const RESPONSE: &str = "response.md";
 /// What went wrong.
 pub const DIAGNOSTICS: &str = "diagnostics.md";
 /// The record of the only task.

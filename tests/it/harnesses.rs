@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use bookend::harness::ear::LINE_BYTES;
-use bookend::harness::heard::{Heard, Outcome};
+use bookend::harness::heard::Heard;
 use bookend::harness::{Ask, Ear, Harness, KNOWN, PromptBy, Template, custom::Answer};
+use bookend::model::outcome::Outcome;
 use bookend::model::usage::Usage;
 use proptest::prelude::*;
 

@@ -5,9 +5,9 @@
 //! comes. The generator is a xorshift of the number that a failure prints: `BOOKEND_SEED=N` tries that one alone.
 
 use bookend::machine::limit;
-use bookend::machine::{Effect, Event, Known, Notice, RunMachine, SlotId, StopCause, Supply};
-use bookend::model::outcome::{Ending, ExitReason};
-use bookend::model::plan::{Limits, Plan};
+use bookend::machine::{Effect, Event, Known, Notice, RunMachine, SlotId, StopCause, Supply, Used};
+use bookend::model::outcome::{Ending, ExitReason, Outcome};
+use bookend::model::plan::{HarnessPlan, Limits, Plan};
 use bookend::model::record::{Actor, EndedBy, ErrorInfo, Exit};
 use bookend::model::status::Status;
 use bookend::model::time::Moment;
@@ -94,7 +94,16 @@ impl Trace {
         let adopts = dice.one_in(4);
         let plan = Plan {
             slots: if adopts { 1 } else { 1 + dice.below(4) as usize },
-            limits: Limits { timeout_ms: dice.maybe_ms(), idle_timeout_ms: dice.maybe_ms() },
+            limits: Limits {
+                timeout_ms: dice.maybe_ms(),
+                idle_timeout_ms: dice.maybe_ms(),
+                max_tokens: dice.one_in(3).then_some(1000),
+                max_repeats: dice.one_in(3).then_some(5),
+                ..Limits::default()
+            },
+            harness: dice
+                .one_in(2)
+                .then(|| HarnessPlan { declares: dice.one_in(2), ..HarnessPlan::default() }),
             grace_ms: [0, 10, 500, 10_000][dice.below(4) as usize],
             stop_signal: dice.one_in(5).then_some([libc::SIGINT, libc::SIGKILL][dice.below(2) as usize]),
             detach: dice.one_in(3),
@@ -211,7 +220,7 @@ impl Trace {
                 Some(slot)
             }
             Effect::Survey(slot) | Effect::ProbeOutput(slot) | Effect::TrimLog(slot) => Some(slot),
-            Effect::CutOutput(slot) | Effect::EndTask(slot, _) => Some(slot),
+            Effect::CutOutput(slot) | Effect::Judge(slot) | Effect::EndTask(slot, _) => Some(slot),
             Effect::Spawn(slot) => {
                 assert!(!self.places[slot].active, "a second command in one slot");
                 None
@@ -252,10 +261,10 @@ impl Trace {
             None => assert_ne!(ending.status, Status::Stopped, "stopped by nobody"),
         }
         assert!(!ending.forced || self.cause.is_some(), "forced without a stop");
+        let fine = ending.exit.as_ref().is_none_or(|exit| exit.code == Some(0));
         assert_eq!(
             ending.status == Status::Completed,
-            ending.reason.row().status == Status::Completed
-                && ending.exit.as_ref().is_none_or(|exit| exit.code == Some(0))
+            ending.reason.row().status == Status::Completed && (fine || ending.mismatch.is_some())
         );
     }
 
@@ -294,6 +303,14 @@ impl Trace {
                 let ago = self.dice.below(100);
                 let seen = if self.dice.one_in(2) { self.now } else { Moment(self.now.0 - ago) };
                 self.answers.push(Event::LastOutput(*slot, seen));
+            }
+            Effect::Judge(slot) => {
+                assert!(self.plan.harness.is_some(), "a plain command is asked nothing");
+                let unkillable = self.places[*slot].obeys == Obeys::Nothing;
+                assert!(unkillable || !self.places[*slot].runs, "judged while it runs");
+                let error = Outcome::Error("said so".to_owned());
+                let word = [None, Some(Outcome::Success), Some(error)][self.dice.below(3) as usize].clone();
+                self.answers.push(Event::Judged(*slot, word));
             }
             Effect::EndTask(slot, _) => self.places[*slot].active = false,
             Effect::Seal(ending) => self.sealed = Some(ending.clone()),
@@ -366,6 +383,14 @@ impl Trace {
                 self.places[slot].output_open = false;
                 Event::OutputClosed(slot)
             }
+            7 if runs && self.dice.one_in(2) => {
+                let used = Used {
+                    tokens: Some(self.dice.below(1200)),
+                    same_error: self.dice.below(7) as u32,
+                    ..Used::default()
+                };
+                Event::Used(slot, used)
+            }
             7 if runs => Event::LogGrew(slot, self.dice.below(1_000)),
             8 => {
                 let reasons = [ExitReason::Interrupted, ExitReason::Terminated, ExitReason::Killed];
@@ -436,7 +461,10 @@ impl Trace {
 fn slot_of(event: &Event) -> Option<SlotId> {
     match event {
         Event::TaskReady(slot, _) | Event::SpawnFailed(slot, _) | Event::Exited(slot, _) => Some(*slot),
-        Event::Descendants(slot, _) | Event::LastOutput(slot, _) | Event::Spawned { slot, .. } => Some(*slot),
+        Event::Judged(slot, _)
+        | Event::Descendants(slot, _)
+        | Event::LastOutput(slot, _)
+        | Event::Spawned { slot, .. } => Some(*slot),
         _ => None,
     }
 }

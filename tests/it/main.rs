@@ -1,5 +1,6 @@
 //! The one integration binary: the program as people and scripts meet it, with real processes, signals and disks.
 
+mod agents;
 mod attach;
 mod bad_input;
 mod capture;
@@ -17,8 +18,8 @@ mod expect;
 mod fault_sweep;
 mod forge;
 mod golden;
-mod hostile;
 mod harnesses;
+mod hostile;
 mod kill_sweep;
 mod layers;
 mod listing;
