@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::{Look, quote, table, words};
 use crate::model::outcome::ExitReason;
 use crate::model::plan::Capture;
-use crate::model::record::{Author, EndedBy, Record, StepStatus};
+use crate::model::record::{Author, DeclaredInfo, EndedBy, Record, StepStatus};
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 
@@ -38,6 +38,7 @@ pub fn run(record: &Record, look: &Look, files: &Files) -> String {
     page.asked(record);
     page.ended(record, look, files);
     page.child(record, files.is_alive);
+    page.harness(record);
     page.evidence(record);
     page.people(record, look);
     page.files(record, files);
@@ -164,6 +165,33 @@ impl Page {
         }
         for left in &record.leftovers {
             self.line("left", words::leftover(left));
+        }
+    }
+
+    /// What an agent said of itself, and what it used.
+    fn harness(&mut self, record: &Record) {
+        if let Some(harness) = &record.harness {
+            let parts = [Some(&harness.name), harness.version.as_ref(), harness.model.as_ref()];
+            self.said(
+                "agent",
+                &parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", "),
+            );
+            match &harness.declared {
+                Some(DeclaredInfo { outcome, message: Some(why), .. }) => {
+                    self.said("declared", &format!("{outcome}: {why}"));
+                }
+                Some(declared) => self.said("declared", &declared.outcome),
+                None => self.line("declared", "nothing"),
+            }
+            if let Some(line) = &harness.resume {
+                self.said("go on with", line);
+            }
+        }
+        if let Some(what) = &record.mismatch {
+            self.said("mismatch", what);
+        }
+        if let Some(usage) = &record.usage {
+            self.line("usage", words::usage(usage));
         }
     }
 

@@ -7,6 +7,7 @@ use crate::model::outcome::ExitReason;
 use crate::model::record::{Actor, EndedBy, Exit, Fate, Leftover, Record};
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
+use crate::model::usage::Usage;
 
 /// An exit, e.g. `code 3` or `SIGKILL (9)`.
 #[must_use]
@@ -82,6 +83,18 @@ pub fn duration(d: Duration) -> String {
         3600..=86_399 => format!("{}h {}m", s / 3600, s % 3600 / 60),
         _ => format!("{}d {}h", s / 86_400, s % 86_400 / 3600),
     }
+}
+
+/// What was used, e.g. `2742 tokens (2700 in, 42 out, 1000 cached), $0.0070, 2 turns`.
+#[must_use]
+pub fn usage(usage: &Usage) -> String {
+    let parts = [(usage.input_tokens, "in"), (usage.output_tokens, "out"), (usage.cached_tokens, "cached")];
+    let parts: Vec<String> = parts.iter().filter_map(|(n, what)| n.map(|n| format!("{n} {what}"))).collect();
+    let tokens = usage.total_tokens.map(|n| format!("{n} tokens ({})", parts.join(", ")));
+    let cost = usage.cost_usd.map(|dollars| format!("${dollars:.4}"));
+    let turns = usage.turns.map(|n| if n == 1 { "1 turn".to_owned() } else { format!("{n} turns") });
+    let open = (usage.complete == Some(false)).then(|| "not complete".to_owned());
+    [tokens, cost, turns, open].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// How long something is or was, as people say it, e.g. `2 hours`, `About a minute`.
