@@ -425,7 +425,7 @@ fn campaign(count: u64, limit: Duration) {
 
 #[test]
 fn malformed_stores_are_read_and_nothing_else() {
-    campaign(36, Duration::from_secs(20));
+    campaign(36, Duration::from_secs(12));
 }
 
 #[test]
