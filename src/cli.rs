@@ -133,7 +133,11 @@ fn refuse(argv: &[OsString], error: &clap::Error) -> Done {
         return Done::with(0);
     }
     if argv.get(1).is_some_and(|word| word == "run") {
-        if error.kind() == clap::error::ErrorKind::UnknownArgument && !argv.iter().any(|arg| arg == "--") {
+        let asks = |arg: &OsString| {
+            let arg = arg.to_string_lossy();
+            ["--harness", "--prompt", "--direct"].iter().any(|flag| arg.starts_with(flag))
+        };
+        if !argv.iter().any(|arg| arg == "--" || asks(arg)) {
             let _ = writeln!(
                 std::io::stderr(),
                 "\n  hint: put the command after two dashes: bookend run -- make test"

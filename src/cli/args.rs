@@ -232,7 +232,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
     }
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write e.g. 90s, 10m, 2h"))
+    humantime::parse_duration(text).map_err(|_| "not a duration; write e.g. 90s, 10m, 2h".to_owned())
 }
 
 pub(super) fn when(text: &str) -> Result<When, String> {
@@ -241,7 +241,7 @@ pub(super) fn when(text: &str) -> Result<When, String> {
 
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let parsed = text.parse::<bytesize::ByteSize>().map(|s| s.as_u64());
-    parsed.map_err(|e| format!("{e}; write e.g. 500KiB, 64MiB, 1GiB"))
+    parsed.map_err(|_| "not a size; write e.g. 500KiB, 64MiB, 1GiB".to_owned())
 }
 
 /// US dollars, as millionths.

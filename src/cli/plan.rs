@@ -39,6 +39,14 @@ pub struct Surroundings {
 /// # Errors
 /// What is missing or contradictory, as a usage failure.
 pub fn check(args: &RunArgs) -> Result<(), Failure> {
+    // Whoever forgets the dashes means a command and not an agent.
+    if let (Some(word), None) = (&args.words, &args.harness) {
+        return Err(Failure::new(
+            USAGE,
+            format!("{word:?} stands where only the prompt of an agent can"),
+            "put a command after two dashes: bookend run -- make test; name an agent: --harness claude",
+        ));
+    }
     if args.command.is_empty() && !super::ask::has_prompt(args) {
         return Err(Failure::new(
             USAGE,

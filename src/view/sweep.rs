@@ -46,9 +46,9 @@ pub fn table(removals: &[Removal], look: &Look) -> String {
 
 fn why(why: Why) -> &'static str {
     match why {
-        Why::Old => "older than was said",
-        Why::Size => "all together too large",
-        Why::Surplus => "none of the newest",
+        Why::Old => "it ended too long ago",
+        Why::Size => "the total is above the limit",
+        Why::Surplus => "it is not among the newest",
         Why::Asked => "asked for",
     }
 }
